@@ -1,0 +1,445 @@
+//! Making files: the options, and the one-call writers.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::path::Arg;
+
+use crate::state::{ReadOnlySealed, Unsealed};
+use crate::sys;
+use crate::{SealedFile, Seals, get_seals};
+
+/// How a file is made. The default is what most callers want: sealable, not executable, plain pages.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{CreateOptions, HugePages};
+///
+/// let file = CreateOptions::new()
+///     .huge_pages(HugePages::Transparent)
+///     .from_bytes("model weights", &[0; 1 << 20])?;
+/// assert_eq!(file.len()?, 1 << 20);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct CreateOptions {
+    executable: bool,
+    allow_sealing: bool,
+    huge_pages: HugePages,
+}
+
+impl CreateOptions {
+    /// Sealable, not executable, plain pages.
+    ///
+    /// ```
+    /// let draft = sealed_mmap::CreateOptions::new().create("draft")?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub const fn new() -> Self {
+        Self { executable: false, allow_sealing: true, huge_pages: HugePages::None }
+    }
+
+    /// Whether the file may be executed, as `/proc/self/fd/N` or with `fexecve(3)`. Default: no.
+    ///
+    /// # Platform-specific
+    ///
+    /// Linux 6.3 and later seals the answer (`MFD_EXEC`, `MFD_NOEXEC_SEAL`); on older ones only the
+    /// mode bits say so. With `vm.memfd_noexec=2` creating an executable file is `EACCES`. On
+    /// FreeBSD this has no effect.
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// let options = sealed_mmap::CreateOptions::new();
+    /// let mode = options.create("data")?.metadata()?.permissions().mode();
+    /// assert_eq!(mode & 0o111, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "MFD_EXEC")]
+    #[doc(alias = "MFD_NOEXEC_SEAL")]
+    pub const fn executable(mut self, executable: bool) -> Self {
+        self.executable = executable;
+        self
+    }
+
+    /// Whether seals can be added to the file. Default: yes. With `false` the file carries
+    /// [`Seals::SEAL`] from the start and can never leave the state [`Unsealed`]; the one-call
+    /// writers, which seal, then fail.
+    ///
+    /// ```
+    /// use sealed_mmap::{CreateOptions, Seals, get_seals};
+    ///
+    /// let scratch = CreateOptions::new().allow_sealing(false).create("scratch")?.into_file();
+    /// assert!(get_seals(&scratch)?.contains(Seals::SEAL));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "MFD_ALLOW_SEALING")]
+    pub const fn allow_sealing(mut self, allow_sealing: bool) -> Self {
+        self.allow_sealing = allow_sealing;
+        self
+    }
+
+    /// The pages that the file is made of. Default: [`HugePages::None`].
+    ///
+    /// ```
+    /// use sealed_mmap::{CreateOptions, HugePages};
+    ///
+    /// let options = CreateOptions::new().huge_pages(HugePages::Transparent);
+    /// let file = options.from_bytes("frame", &[7; 8192])?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "MFD_HUGETLB")]
+    pub const fn huge_pages(mut self, huge_pages: HugePages) -> Self {
+        self.huge_pages = huge_pages;
+        self
+    }
+
+    /// Creates an empty file, close-on-exec. The name is for debugging only
+    /// (`/proc/self/fd/N` shows it); files of the same name have nothing in common.
+    ///
+    /// # Errors
+    ///
+    /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
+    /// * `Unsupported`: the kernel has no hugetlb pages of the size asked for.
+    /// * `EACCES`: an executable file under `vm.memfd_noexec=2`.
+    /// * `EMFILE`, `ENFILE`, `ENOMEM`: no descriptor or memory left.
+    ///
+    /// See [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let draft = sealed_mmap::CreateOptions::new().create("draft")?;
+    /// assert!(draft.is_empty()?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "memfd_create")]
+    pub fn create(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
+        self.create_named(name, name.as_bytes())
+    }
+
+    /// The same as [`create`](Self::create), for a name that need not be UTF-8.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let draft = sealed_mmap::CreateOptions::new().create_cstr(c"draft \xff")?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create_cstr(&self, name: &CStr) -> io::Result<SealedFile<Unsealed>> {
+        self.create_named(name, name.to_bytes())
+    }
+
+    fn create_named(
+        &self,
+        name: impl Arg + Copy,
+        bytes: &[u8],
+    ) -> io::Result<SealedFile<Unsealed>> {
+        const LONGEST_NAME: usize = 249;
+
+        let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        if bytes.contains(&0) {
+            return invalid("the name of a memfd cannot contain a NUL byte");
+        }
+        if bytes.len() > LONGEST_NAME {
+            return invalid("the name of a memfd cannot be longer than 249 bytes");
+        }
+        let memfd = sys::Memfd {
+            executable: self.executable,
+            allow_sealing: self.allow_sealing,
+            huge_tlb: match self.huge_pages {
+                HugePages::HugeTlb(size) => Some(size),
+                HugePages::None | HugePages::Transparent => None,
+            },
+        };
+        let file = memfd.create(name)?;
+        // A file that is created not executable is sealable whatever the flags say.
+        if !self.allow_sealing && !get_seals(&file)?.contains(Seals::SEAL) {
+            sys::add_seals(file.as_fd(), Seals::SEAL)?;
+        }
+        Ok(SealedFile::unsealed(file, self.huge_pages))
+    }
+
+    /// Creates an immutable file that holds `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create), and:
+    ///
+    /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
+    /// * `InvalidInput`: for hugetlb pages, the length is not a multiple of the page size.
+    /// * `EPERM`: the options do not allow sealing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let file = sealed_mmap::CreateOptions::new().from_bytes("greeting", b"hello")?;
+    /// assert_eq!(&file.map_read_only()?[..], b"hello");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_bytes(&self, name: &str, bytes: &[u8]) -> io::Result<SealedFile<ReadOnlySealed>> {
+        if self.huge_pages.are_filled_through_a_mapping() {
+            return self.build(name, bytes.len() as u64, |target| {
+                target.copy_from_slice(bytes);
+                Ok(())
+            });
+        }
+        let mut file = self.create(name)?;
+        file.write_all(bytes)?;
+        Ok(file.seal_with_len(bytes.len() as u64)?)
+    }
+
+    /// Creates an immutable file of `len` bytes that `fill` writes in place. The slice is zeroed,
+    /// page-aligned, and has its memory reserved.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_bytes`](Self::from_bytes), and whatever `fill` returns. The file is gone then.
+    /// `ENOMEM` if `len` is more than the machine's memory and swap.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let squares = sealed_mmap::CreateOptions::new().build("squares", 16, |bytes| {
+    ///     for (n, byte) in bytes.iter_mut().enumerate() {
+    ///         *byte = (n * n) as u8;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(squares.map_read_only()?[9], 81);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn build(
+        &self,
+        name: &str,
+        len: u64,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<SealedFile<ReadOnlySealed>> {
+        let mut file = self.create(name)?;
+        fill(&mut file.map_mut_with_len(len)?)?;
+        Ok(file.seal_with_len(len)?)
+    }
+
+    /// Creates an immutable copy of what `source` holds: of a regular file the whole of it, from its
+    /// beginning and without moving its offset; of anything else (a pipe, a socket, a terminal)
+    /// what can be read until its end.
+    ///
+    /// The copy cannot change any more, which is not the same as showing one moment: a regular file
+    /// whose size or modification time changes meanwhile is an error, but a writer that hides its
+    /// writes (through a mapping, within the clock's tick, or by setting the time back) can make a
+    /// copy that mixes old and new. A non-blocking source is waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create), and:
+    ///
+    /// * `EFBIG`: the source has more than `limit` bytes.
+    /// * `ResourceBusy`: the source changed while it was copied.
+    /// * `EBADF`: the source is not open for reading. `EISDIR`: it is a directory.
+    /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
+    /// * `InvalidInput`: for hugetlb pages, the length is not a multiple of the page size.
+    /// * Whatever reading the source returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let source = std::fs::File::open("Cargo.toml")?;
+    /// let copy = sealed_mmap::CreateOptions::new().copy_of("manifest", &source, 1 << 20)?;
+    /// assert_eq!(&copy.map_read_only()?[..], std::fs::read("Cargo.toml")?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn copy_of(
+        &self,
+        name: &str,
+        source: impl AsFd,
+        limit: u64,
+    ) -> io::Result<SealedFile<ReadOnlySealed>> {
+        if self.huge_pages.are_filled_through_a_mapping() {
+            let plain = self.huge_pages(HugePages::None).copy_of(name, source, limit)?;
+            return self.from_bytes(name, &plain.map_read_only()?);
+        }
+        let mut file = self.create(name)?;
+        let len = copy(source.as_fd(), &mut file, limit)?;
+        Ok(file.seal_with_len(len)?)
+    }
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Appends all of `source` to `target` and returns how much that was.
+fn copy(source: BorrowedFd<'_>, target: &mut SealedFile<Unsealed>, limit: u64) -> io::Result<u64> {
+    let too_large = || io::Error::from(rustix::io::Errno::FBIG);
+    let before = sys::stat(source)?;
+    if before.is_regular && before.len > limit {
+        return Err(too_large());
+    }
+    let file = File::from(source.try_clone_to_owned()?);
+    let reach = limit.saturating_add(1);
+    let copied = if before.is_regular {
+        copy_regular(&file, target, reach)?
+    } else {
+        copy_stream(&file, target, reach)?
+    };
+    if copied > limit {
+        return Err(too_large());
+    }
+    let after = sys::stat(source)?;
+    let unchanged = (before.len, before.modified) == (after.len, after.modified)
+        // Files of procfs and the like have a length of 0, whatever can be read from them.
+        && (before.len == copied || before.len == 0);
+    if before.is_regular && !unchanged {
+        let message = "the source changed while it was copied";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+    }
+    Ok(copied)
+}
+
+/// Copies at most `reach` bytes from the beginning, inside the kernel where the file allows that.
+fn copy_regular(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io::Result<u64> {
+    struct FromStart<'a>(&'a File, u64);
+    impl Read for FromStart<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.0.read_at(buffer, self.1)?;
+            self.1 += count as u64;
+            Ok(count)
+        }
+    }
+
+    let mut copied = 0;
+    while copied < reach {
+        match sys::send_file(target.as_file(), file, copied, reach - copied) {
+            Ok(0) => break,
+            Ok(count) => copied += count as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Not every file system can do this.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && copied == 0 => {
+                return io::copy(&mut FromStart(file, 0).take(reach), target);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(copied)
+}
+
+/// Copies at most `reach` bytes, to the end of the stream.
+fn copy_stream(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io::Result<u64> {
+    loop {
+        let copied = target.stream_position()?;
+        match io::copy(&mut file.take(reach - copied), &mut target.as_file()) {
+            Ok(count) => return Ok(copied + count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sys::wait_readable(file.as_fd())?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The pages that a file is made of.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{CreateOptions, HugePageSize, HugePages};
+///
+/// let size = HugePageSize::Huge2MB;
+/// let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(Some(size)));
+/// match options.build("tables", size.bytes(), |bytes| Ok(bytes.fill(1))) {
+///     Ok(file) => assert_eq!(file.len()?, 2 << 20),
+///     Err(error) => eprintln!("no huge page to be had here: {error}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HugePages {
+    /// Plain pages.
+    #[default]
+    None,
+    /// Transparent huge pages, where the kernel gives them on advice
+    /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise`). Under any other setting
+    /// this is the same as [`None`](Self::None): the kernel uses them always, or never.
+    Transparent,
+    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file is
+    /// filled with [`map_mut`](SealedFile::map_mut) or [`build`](SealedFile::build), for
+    /// `write(2)` does not work on it, its length is a multiple of the page size, and the receiver
+    /// has to [allow it](crate::SealPolicy::allow_hugetlb).
+    HugeTlb(Option<HugePageSize>),
+}
+
+impl HugePages {
+    /// Plain pages are filled fastest with `write(2)`, which never uses huge pages on advice and
+    /// does not work on hugetlbfs.
+    fn are_filled_through_a_mapping(self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Transparent => sys::huge_pages_on_advice(),
+            Self::HugeTlb(_) => true,
+        }
+    }
+}
+
+/// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).
+/// Which of them can be had depends on the processor and on how the kernel was started.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(sealed_mmap::HugePageSize::Huge1GB.bytes(), 1 << 30);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it")]
+#[repr(u32)]
+pub enum HugePageSize {
+    #[doc(alias = "HUGETLB_FLAG_ENCODE_16KB")]
+    Huge16KB = 14,
+    #[doc(alias = "MFD_HUGE_64KB")]
+    Huge64KB = 16,
+    #[doc(alias = "MFD_HUGE_512KB")]
+    Huge512KB = 19,
+    #[doc(alias = "MFD_HUGE_1MB")]
+    Huge1MB = 20,
+    #[doc(alias = "MFD_HUGE_2MB")]
+    Huge2MB = 21,
+    #[doc(alias = "MFD_HUGE_8MB")]
+    Huge8MB = 23,
+    #[doc(alias = "MFD_HUGE_16MB")]
+    Huge16MB = 24,
+    #[doc(alias = "MFD_HUGE_32MB")]
+    Huge32MB = 25,
+    #[doc(alias = "MFD_HUGE_256MB")]
+    Huge256MB = 28,
+    #[doc(alias = "MFD_HUGE_512MB")]
+    Huge512MB = 29,
+    #[doc(alias = "MFD_HUGE_1GB")]
+    Huge1GB = 30,
+    #[doc(alias = "MFD_HUGE_2GB")]
+    Huge2GB = 31,
+    #[doc(alias = "MFD_HUGE_16GB")]
+    Huge16GB = 34,
+}
+
+impl HugePageSize {
+    /// The size of one page, in bytes.
+    pub const fn bytes(self) -> u64 {
+        1 << self.log2()
+    }
+
+    /// The kernel's encoding of the size.
+    pub(crate) const fn log2(self) -> u32 {
+        self as u32
+    }
+}

@@ -1,0 +1,313 @@
+//! Errors that carry a value to hand back, or a reason to branch on.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use thiserror::Error;
+
+use crate::state::Unsealed;
+use crate::{SealedFile, Seals};
+
+/// Why the kernel would not seal a file.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{CreateOptions, SealFailure};
+///
+/// let file = CreateOptions::new().allow_sealing(false).create("open for ever")?;
+/// let error = file.seal_read_only().unwrap_err();
+/// assert_eq!(error.reason(), SealFailure::NotAllowed);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[non_exhaustive]
+pub enum SealFailure {
+    /// A writable descriptor of the file is mapped shared somewhere (`EBUSY` at once): in this
+    /// process, or in a child that was forked while it was. Unmap it and try again.
+    #[error("it is mapped from a writable descriptor somewhere; unmap it there and try again")]
+    WritableMapping,
+    /// Pages of the file are pinned for I/O (`EBUSY` after waiting, several times over): io_uring
+    /// buffers, `vmsplice(2)`, udmabuf. Let that I/O end and try again.
+    #[error("its pages stayed pinned for I/O; let that end and try again")]
+    PinnedPages,
+    /// The file carries [`Seals::SEAL`], or its descriptor is not open for writing (`EPERM`).
+    #[error("its seals are final, or the descriptor is not open for writing")]
+    NotAllowed,
+    /// The file or the kernel does not know one of the seals (`EINVAL`).
+    #[error("the kernel does not know these seals")]
+    Unsupported,
+    /// Anything else: the error tells.
+    #[error("the kernel refused")]
+    Other,
+}
+
+/// A transition that failed, and the file as it was before: contents and offset intact.
+///
+/// # Examples
+///
+/// Trying again after whatever stood in the way has gone:
+///
+/// ```no_run
+/// use sealed_mmap::{ReadOnlySealed, SealError, SealFailure, SealedFile, Unsealed};
+///
+/// fn seal(mut draft: SealedFile<Unsealed>) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+///     for _ in 0..10 {
+///         match draft.seal_read_only() {
+///             Err(error) if error.reason() == SealFailure::PinnedPages => draft = error.into_file(),
+///             done => return done,
+///         }
+///     }
+///     draft.seal_read_only()
+/// }
+/// ```
+pub struct SealError<F = SealedFile<Unsealed>> {
+    reason: SealFailure,
+    error: io::Error,
+    file: F,
+}
+
+impl<F> SealError<F> {
+    pub(crate) fn new((reason, error): (SealFailure, io::Error), file: F) -> Self {
+        Self { reason, error, file }
+    }
+
+    /// The kernel's error, with its errno.
+    pub fn error(&self) -> &io::Error {
+        &self.error
+    }
+
+    /// What stood in the way.
+    pub fn reason(&self) -> SealFailure {
+        self.reason
+    }
+
+    /// Gives the file back, unchanged.
+    pub fn into_file(self) -> F {
+        self.file
+    }
+
+    /// Drops the file and gives the kernel's error.
+    pub fn into_error(self) -> io::Error {
+        self.error
+    }
+
+    /// Gives both.
+    pub fn into_parts(self) -> (io::Error, F) {
+        (self.error, self.file)
+    }
+}
+
+impl<F> fmt::Debug for SealError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealError")
+            .field("reason", &self.reason)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Display for SealError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot seal the file: {}", self.reason)
+    }
+}
+
+impl<F> std::error::Error for SealError<F> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<F> From<SealError<F>> for io::Error {
+    fn from(error: SealError<F>) -> Self {
+        error.error
+    }
+}
+
+/// Why a descriptor was not taken. The first of these that applies is reported.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{Refusal, SealedFile};
+/// use std::fs::File;
+///
+/// let error = SealedFile::try_from(File::open("Cargo.toml")?).unwrap_err();
+/// assert!(matches!(error.reason(), Refusal::NotSealable(_)));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Opened with `O_WRONLY` or `O_PATH`: it can never be mapped.
+    #[error("the descriptor is not open for reading; the sender must open it O_RDONLY or O_RDWR")]
+    NotReadable,
+    /// `F_GET_SEALS` failed: an ordinary file, a pipe, a socket, a directory.
+    #[error("the file cannot carry seals; only memory from memfd_create can (or copy it)")]
+    NotSealable(#[source] io::Error),
+    /// Seals that the state or the policy requires are not there.
+    #[error(
+        "the file lacks the seals {missing} (present: {present}); \
+         the sender must add them with F_ADD_SEALS before sending"
+    )]
+    MissingSeals {
+        /// Required and absent.
+        missing: Seals,
+        /// All that the file carries.
+        present: Seals,
+    },
+    /// Seals that the policy forbids are there.
+    #[error(
+        "the file carries the seals {forbidden}, which the policy forbids (present: {present})"
+    )]
+    ForbiddenSeals {
+        /// Forbidden and present.
+        forbidden: Seals,
+        /// All that the file carries.
+        present: Seals,
+    },
+    /// `WRITE` stands beside `EXEC` and `FUTURE_WRITE`, on a kernel that adds those three together
+    /// without looking for writers: a writable mapping may still exist.
+    #[error(
+        "this kernel may report the write seal while somebody still writes; \
+         the sender must seal without exec (create with MFD_NOEXEC_SEAL), or copy the file"
+    )]
+    UntrustedWriteSeal,
+    /// The file is made of hugetlb pages, which the policy does not allow.
+    #[error("the file is made of hugetlb pages; SealPolicy::allow_hugetlb takes them")]
+    HugeTlb,
+    /// The length is outside the policy's range.
+    #[error("the length of {len} bytes is outside of what the policy allows")]
+    Length {
+        /// Bytes.
+        len: u64,
+    },
+    /// The file belongs to another user than the policy names.
+    #[error("the file belongs to uid {found}, not to uid {expected}")]
+    Owner {
+        /// The user id that the policy names.
+        expected: u32,
+        /// The user id of the file.
+        found: u32,
+    },
+    /// The missing seals could not be added, when adopting.
+    #[error("cannot seal the file: {reason}")]
+    CannotSeal {
+        /// What stood in the way.
+        reason: SealFailure,
+        /// The kernel's error.
+        #[source]
+        error: io::Error,
+    },
+    /// No memory could be had for the file's holes.
+    #[error("cannot reserve memory for the whole file")]
+    CannotReserve(#[source] io::Error),
+    /// Looking at the file, or copying it, failed.
+    #[error("cannot examine or copy the file")]
+    Io(#[source] io::Error),
+}
+
+impl From<Refusal> for io::Error {
+    /// Keeps the errno where there is one. Otherwise the kind is `PermissionDenied` for
+    /// [`NotReadable`](Refusal::NotReadable) and [`Owner`](Refusal::Owner), or `InvalidData`.
+    fn from(refusal: Refusal) -> Self {
+        use Refusal as R;
+        match refusal {
+            R::NotSealable(error)
+            | R::CannotSeal { error, .. }
+            | R::CannotReserve(error)
+            | R::Io(error) => error,
+            R::NotReadable | R::Owner { .. } => {
+                io::Error::new(io::ErrorKind::PermissionDenied, refusal)
+            }
+            R::MissingSeals { .. }
+            | R::ForbiddenSeals { .. }
+            | R::UntrustedWriteSeal
+            | R::HugeTlb
+            | R::Length { .. } => io::Error::new(io::ErrorKind::InvalidData, refusal),
+        }
+    }
+}
+
+/// A descriptor that was not taken, and why.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::SealedFile;
+/// use std::fs::File;
+///
+/// let error = SealedFile::try_from(File::open("Cargo.toml")?).unwrap_err();
+/// eprintln!("{error}");
+/// let file = File::from(error.into_fd()); // nothing is lost
+/// assert!(file.metadata()?.is_file());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Error)]
+#[error("the descriptor was refused: {reason}")]
+pub struct ReceiveError {
+    reason: Refusal,
+    fd: OwnedFd,
+}
+
+impl ReceiveError {
+    pub(crate) fn new(reason: Refusal, fd: OwnedFd) -> Self {
+        Self { reason, fd }
+    }
+
+    /// Why.
+    pub fn reason(&self) -> &Refusal {
+        &self.reason
+    }
+
+    /// The descriptor that was refused.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Gives the descriptor back.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Gives both.
+    pub fn into_parts(self) -> (Refusal, OwnedFd) {
+        (self.reason, self.fd)
+    }
+}
+
+impl From<ReceiveError> for io::Error {
+    fn from(error: ReceiveError) -> Self {
+        error.reason.into()
+    }
+}
+
+/// A range that does not lie within the memory it was asked of.
+///
+/// # Examples
+///
+/// ```
+/// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
+/// let error = file.map_range(3, 4).unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+/// assert_eq!(error.to_string(), "4 bytes from offset 3 do not lie within 5 bytes");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{len} bytes from offset {offset} do not lie within {size} bytes")]
+pub struct OutOfBounds {
+    /// Where the range begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+    /// How much there is, in bytes.
+    pub size: u64,
+}
+
+impl From<OutOfBounds> for io::Error {
+    fn from(error: OutOfBounds) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}

@@ -1,0 +1,243 @@
+//! Filling a file, and sealing it.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use crate::seals;
+use crate::state::{Extent, ReadOnlySealed, Unsealed};
+use crate::sys;
+use crate::{CreateOptions, HugePages, SealError, SealFailure, SealedFile, Seals, UnsealedMap};
+
+/// The only handle to a file that is being filled.
+impl SealedFile<Unsealed> {
+    /// Creates an empty file with the default [`CreateOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CreateOptions::create`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let draft = sealed_mmap::SealedFile::create("draft")?;
+    /// assert_eq!(draft.len()?, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "memfd_create")]
+    pub fn create(name: &str) -> io::Result<Self> {
+        CreateOptions::new().create(name)
+    }
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fstat(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut draft = sealed_mmap::SealedFile::create("draft")?;
+    /// draft.set_len(3)?;
+    /// assert_eq!(draft.len()?, 3);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(sys::stat(self.file.as_fd())?.len)
+    }
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`len`](Self::len).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(sealed_mmap::SealedFile::create("draft")?.is_empty()?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// What `fstat(2)` says of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`File::metadata`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let draft = sealed_mmap::SealedFile::create("draft")?;
+    /// assert!(draft.metadata()?.is_file());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// Cuts the file off, or extends it with zeros that take no memory yet.
+    ///
+    /// # Errors
+    ///
+    /// * `InvalidInput`: for hugetlb pages, the length is not a multiple of the page size.
+    /// * `EINVAL`: the length is more than `i64::MAX`. `EFBIG`: more than the kernel allows.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut draft = sealed_mmap::SealedFile::create("draft")?;
+    /// draft.set_len(4096)?;
+    /// assert!(draft.map_mut()?.iter().all(|byte| *byte == 0));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "ftruncate")]
+    pub fn set_len(&mut self, len: u64) -> io::Result<()> {
+        self.file.set_len(len).map_err(|error| {
+            self.explain(error, "the length of a hugetlb file is a multiple of its page size")
+        })
+    }
+
+    /// Maps the whole file as `&mut [u8]`, with memory reserved for all of it, so that writing
+    /// never runs out.
+    ///
+    /// # Errors
+    ///
+    /// * `ENOSPC`, `ENOMEM`: not enough memory, or not enough pages in the hugetlb pool. A length
+    ///   beyond the machine's memory and swap is refused before it is tried. Below that, a machine
+    ///   without strict overcommit or a memory cgroup may call its OOM killer instead.
+    /// * `FileTooLarge`: the length does not fit into the address space.
+    /// * `EMFILE`, `ENFILE`: no mapping left.
+    ///
+    /// # Platform-specific
+    ///
+    /// On FreeBSD the kernel does not reserve memory, and a child of `fork(2)` inherits the mapping.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut draft = sealed_mmap::SealedFile::create("draft")?;
+    /// draft.set_len(5)?;
+    /// draft.map_mut()?.copy_from_slice(b"hello");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "mmap")]
+    pub fn map_mut(&mut self) -> io::Result<UnsealedMap<'_>> {
+        let len = self.len()?;
+        UnsealedMap::new(self, len)
+    }
+
+    /// [`map_mut`](Self::map_mut) of a file that is still empty.
+    pub(crate) fn map_mut_with_len(&mut self, len: u64) -> io::Result<UnsealedMap<'_>> {
+        // Reserving plain pages extends the file by itself.
+        if self.known != HugePages::None {
+            self.set_len(len)?;
+        }
+        UnsealedMap::new(self, len)
+    }
+
+    /// Makes the file immutable, for every process and for ever: adds [`Seals::WRITE`],
+    /// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW) and [`SEAL`](Seals::SEAL) in one call and
+    /// confirms them.
+    ///
+    /// # Errors
+    ///
+    /// The file comes back as it was; see [`SealFailure`] for what can stand in the way. Most
+    /// likely is [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was
+    /// forked while a map was being made, or a map that was leaked. Pinned pages are waited for,
+    /// for about a second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// let mut draft = sealed_mmap::SealedFile::create("greeting")?;
+    /// draft.write_all(b"hello")?;
+    /// let file = draft.seal_read_only()?;
+    /// assert_eq!(&file.map_read_only()?[..], b"hello");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "F_ADD_SEALS")]
+    pub fn seal_read_only(self) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+        let fd = self.file.as_fd();
+        match sys::stat(fd).and_then(|stat| sys::extent(fd, &stat)) {
+            Ok(extent) => self.seal(extent),
+            Err(error) => Err(SealError::new((SealFailure::Other, error), self)),
+        }
+    }
+
+    /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known, which saves a call.
+    pub(crate) fn seal_with_len(self, len: u64) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+        match self.known {
+            HugePages::HugeTlb(_) => self.seal_read_only(),
+            HugePages::None | HugePages::Transparent => self.seal(Extent { len, huge_page: None }),
+        }
+    }
+
+    fn seal(self, extent: Extent) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+        let seals = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
+        match seals::add_and_confirm(&self.file, seals) {
+            Ok(()) => Ok(SealedFile::confirmed(self.file, extent)),
+            Err(failure) => Err(SealError::new(failure, self)),
+        }
+    }
+
+    /// Leaves the typestate with a plain file, which can be shared while it is still written.
+    /// [`SealedFile::adopt_read_only`] leads back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealPolicy, SealedFile};
+    /// use std::io::Write;
+    ///
+    /// let mut file = SealedFile::create("greeting")?.into_file();
+    /// file.write_all(b"hello")?;
+    /// let sealed = SealedFile::adopt_read_only(file.into(), &SealPolicy::new())?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    /// A second handle, for a self-test. It never leaves the crate.
+    pub(crate) fn duplicate(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    pub(crate) fn wants_transparent_huge_pages(&self) -> bool {
+        self.known == HugePages::Transparent && sys::huge_pages_on_advice()
+    }
+
+    /// hugetlbfs answers a bare `EINVAL` to what it cannot do.
+    fn explain(&self, error: io::Error, what: &'static str) -> io::Error {
+        match (self.known, error.kind()) {
+            (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => {
+                io::Error::new(kind, what)
+            }
+            _ => error,
+        }
+    }
+}
+
+/// Writes at the file's offset. A hugetlb file cannot be written, only mapped.
+impl Write for SealedFile<Unsealed> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.file.write(bytes);
+        done.map_err(|error| self.explain(error, "a hugetlb file cannot be written: use map_mut"))
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let done = self.file.write_vectored(slices);
+        done.map_err(|error| self.explain(error, "a hugetlb file cannot be written: use map_mut"))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

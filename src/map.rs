@@ -1,0 +1,232 @@
+//! Mappings, and the unsafe code that makes and views them. Its obligations are argued at length in
+//! [`soundness`](crate::soundness).
+#![allow(unsafe_code, reason = "mmap(2) and madvise(2) are unsafe; the seals discharge them")]
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::AsFd;
+
+use memmap2::{Mmap, MmapMut, MmapOptions};
+use rustix::mm::Advice;
+
+use crate::state::{ReadOnlySealed, Unsealed};
+use crate::sys::{self, advice};
+use crate::{OutOfBounds, SealedFile};
+
+/// The whole of an unsealed file as `&mut [u8]`, from [`SealedFile::map_mut`].
+///
+/// It borrows the file, so that nothing else can touch the file through this crate until it is
+/// dropped, and sealing has to wait for that. A child of `fork(2)` does not inherit it.
+///
+/// # Examples
+///
+/// ```
+/// let mut draft = sealed_mmap::SealedFile::create("draft")?;
+/// draft.set_len(5)?;
+/// draft.map_mut()?.copy_from_slice(b"hello");
+/// let file = draft.seal_read_only()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct UnsealedMap<'a> {
+    /// `None` for an empty file, which cannot be mapped.
+    map: Option<MmapMut>,
+    file: PhantomData<&'a mut SealedFile<Unsealed>>,
+}
+
+impl<'a> UnsealedMap<'a> {
+    /// Maps the first `len` bytes, which the file is extended to hold if it is shorter, and
+    /// reserves memory for all of them.
+    pub(crate) fn new(file: &'a mut SealedFile<Unsealed>, len: u64) -> io::Result<Self> {
+        let map_len = address_space(len)?;
+        if map_len == 0 {
+            return Ok(Self { map: None, file: PhantomData });
+        }
+        let fd = file.as_file();
+        // Memory that is there already stays in small pages, whatever is advised later.
+        let huge_pages_first = file.wants_transparent_huge_pages();
+        if !huge_pages_first {
+            sys::reserve(fd.as_fd(), len)?;
+        }
+        // SAFETY: `MmapOptions::map_mut` requires that the file is not modified behind the slice's
+        // back, in or out of process. This process: `SealedFile<Unsealed>` hands out no descriptor
+        // and cannot be cloned, and `file` is borrowed exclusively for as long as this value lives.
+        // Other processes: the descriptor was never sent and is close-on-exec; a forked child does
+        // not get the mapping (below). The length stays, for only `set_len(&mut self)` changes it.
+        // Whoever may trace this process is out of scope, as for any other memory of it.
+        let map = unsafe { MmapOptions::new().len(map_len).map_mut(fd) }?;
+        advice::DONT_FORK.map_or(Ok(()), |dont_fork| advise(&map, dont_fork))?;
+        if huge_pages_first {
+            // Both only make huge pages more likely; what counts is the reservation.
+            for preference in [advice::HUGE_PAGE, advice::POPULATE_WRITE].into_iter().flatten() {
+                let _ = advise(&map, preference);
+            }
+            sys::reserve(fd.as_fd(), len)?;
+        }
+        Ok(Self { map: Some(map), file: PhantomData })
+    }
+}
+
+impl Deref for UnsealedMap<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for UnsealedMap<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for UnsealedMap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnsealedMap").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of an immutable file, from [`SealedFile::map_read_only`] or [`SealedFile::map_range`].
+///
+/// It owns its mapping: the file may be dropped, and the map moved to other threads or kept for
+/// ever. The slice is page-aligned if the range begins at a page boundary of the file and is not empty.
+///
+/// Touching a page that the sender never wrote takes memory, and if there is none the kernel ends
+/// the process with `SIGBUS`: [`SealedFile::reserve`] turns that into an error beforehand. What
+/// remains is a page that broke in hardware and a failed read from swap.
+///
+/// # Examples
+///
+/// ```
+/// let map = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?.map_read_only()?;
+/// let length = std::thread::spawn(move || map.len()).join().unwrap();
+/// assert_eq!(length, 5);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct ReadOnlyMap {
+    /// `None` for an empty range, which cannot be mapped.
+    map: Option<Mmap>,
+    /// What was asked for, within `map`.
+    range: Range<usize>,
+}
+
+impl ReadOnlyMap {
+    pub(crate) fn new(
+        file: &SealedFile<ReadOnlySealed>,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<Self> {
+        let extent = file.extent();
+        let out_of_bounds = OutOfBounds { offset, len, size: extent.len };
+        let end = offset.checked_add(len).filter(|end| *end <= extent.len).ok_or(out_of_bounds)?;
+        if len == 0 {
+            return Ok(Self { map: None, range: 0..0 });
+        }
+        // Mappings of hugetlbfs begin and end at huge pages; of plain ones memmap2 takes care.
+        let unit = extent.huge_page.unwrap_or(1);
+        let map_offset = offset - offset % unit;
+        let map_len = address_space(end.next_multiple_of(unit) - map_offset)?;
+        let start = (offset - map_offset) as usize;
+
+        let mut options = MmapOptions::new();
+        options.offset(map_offset).len(map_len);
+        // SAFETY: `MmapOptions::map` requires that the file is not modified or truncated while the
+        // map lives, in or out of process. `SealedFile<ReadOnlySealed>` exists only for files whose
+        // F_SEAL_WRITE and F_SEAL_SHRINK the kernel has confirmed and enforces. fcntl(2) on the
+        // former: "you cannot modify the contents of the file", and on the latter: "the file in
+        // question cannot be reduced in size"; "once set, seals cannot be removed". `extent` was
+        // observed after that, and the range lies within it.
+        let shared = unsafe { options.map(file.as_file()) };
+        let map = match shared {
+            // Kernels before 6.7 (some before a backport) refuse every shared mapping of a writable
+            // descriptor of a file with F_SEAL_WRITE.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if extent.huge_page.is_some() {
+                    // A private mapping would take its pages from the pool a second time.
+                    let read_only = file.open_read_only()?;
+                    // SAFETY: as above, for `open_read_only` returns the same type.
+                    unsafe { options.map(read_only.as_file()) }?
+                } else {
+                    // SAFETY: as above; a private mapping that is not written shows the file's pages.
+                    unsafe { options.map_copy_read_only(file.as_file()) }?
+                }
+            }
+            done => done?,
+        };
+        Ok(Self { map: Some(map), range: start..start + len as usize })
+    }
+
+    /// Takes the page faults now rather than on first access, for speed.
+    ///
+    /// This does not make access safe from running out of memory: pages that nobody wrote can be
+    /// dropped again. Only [`SealedFile::reserve`] lasts.
+    ///
+    /// # Errors
+    ///
+    /// * `Unsupported`: before Linux 5.14, and on FreeBSD.
+    /// * `EFAULT`, `ENOMEM`: no memory, where access would have been a `SIGBUS`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let map = sealed_mmap::SealedFile::from_bytes("frame", &[1; 65536])?.map_read_only()?;
+    /// if let Err(error) = map.populate() {
+    ///     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "MADV_POPULATE_READ")]
+    pub fn populate(&self) -> io::Result<()> {
+        let Some(map) = &self.map else { return Ok(()) };
+        let advice = advice::POPULATE_READ.ok_or(io::ErrorKind::Unsupported)?;
+        advise(map, advice).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => io::ErrorKind::Unsupported.into(),
+            _ => error,
+        })
+    }
+}
+
+impl Deref for ReadOnlyMap {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.map {
+            Some(map) => &map[self.range.clone()],
+            None => &[],
+        }
+    }
+}
+
+impl AsRef<[u8]> for ReadOnlyMap {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for ReadOnlyMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadOnlyMap").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// A slice cannot be longer than `isize::MAX` bytes, and so no mapping is.
+fn address_space(len: u64) -> io::Result<usize> {
+    usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()).ok_or_else(|| {
+        let message = "the length does not fit into the address space; map a part with map_range";
+        io::Error::new(io::ErrorKind::FileTooLarge, message)
+    })
+}
+
+/// Advises the kernel on a whole mapping.
+fn advise(map: &[u8], advice: Advice) -> io::Result<()> {
+    // memmap2 moves the pointer from the page boundary to the first byte asked for.
+    let ahead = map.as_ptr().addr() % rustix::param::page_size();
+    let start = map.as_ptr().wrapping_sub(ahead).cast_mut();
+    // SAFETY: the range is one live mapping of ours, from its first page on, and none of the advice
+    // in `sys::advice` changes or takes away what it shows. madvise(2) on MADV_DONTFORK: "Do not
+    // make the pages in this range available to the child after a fork(2)"; MADV_HUGEPAGE: "Enable
+    // Transparent Huge Pages (THP)"; MADV_POPULATE_READ and _WRITE: "Populate (prefault) page tables".
+    unsafe { rustix::mm::madvise(start.cast(), map.len() + ahead, advice) }.map_err(Into::into)
+}

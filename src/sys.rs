@@ -1,0 +1,244 @@
+//! Every system call, and every difference between operating systems. No policy.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+use crate::state::Extent;
+use crate::{HugePageSize, Seals};
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+compile_error!("sealed-mmap needs file seals, which only Linux, Android and FreeBSD have");
+
+/// How a memfd is to be made.
+pub(crate) struct Memfd {
+    pub(crate) executable: bool,
+    pub(crate) allow_sealing: bool,
+    pub(crate) huge_tlb: Option<Option<HugePageSize>>,
+}
+
+impl Memfd {
+    pub(crate) fn create(&self, name: impl Arg + Copy) -> io::Result<File> {
+        let mut flags = MemfdFlags::CLOEXEC;
+        flags.set(MemfdFlags::ALLOW_SEALING, self.allow_sealing);
+        if let Some(size) = self.huge_tlb {
+            let size = size.map_or(0, |size| size.log2() << MFD_HUGE_SHIFT);
+            flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
+        }
+        match rustix::fs::memfd_create(name, flags | exec_flag(self.executable)) {
+            // Linux before 6.3 does not know the exec flags. Every other flag has to stay: without
+            // ALLOW_SEALING the file could never be sealed.
+            Err(Errno::INVAL) => {
+                let fd = rustix::fs::memfd_create(name, flags)?;
+                if !self.executable {
+                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o666))?;
+                }
+                Ok(fd.into())
+            }
+            Err(Errno::NODEV) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel has no huge pages of this size",
+            )),
+            done => Ok(done?.into()),
+        }
+    }
+}
+
+/// `<linux/memfd.h>`; FreeBSD's `<sys/mman.h>` has the same value.
+const MFD_HUGE_SHIFT: u32 = 26;
+
+#[cfg(not(target_os = "freebsd"))]
+fn exec_flag(executable: bool) -> MemfdFlags {
+    if executable { MemfdFlags::EXEC } else { MemfdFlags::NOEXEC_SEAL }
+}
+
+#[cfg(target_os = "freebsd")]
+fn exec_flag(_executable: bool) -> MemfdFlags {
+    MemfdFlags::empty()
+}
+
+pub(crate) fn get_seals(fd: BorrowedFd<'_>) -> io::Result<Seals> {
+    let seals = rustix::fs::fcntl_get_seals(fd)?;
+    Ok(Seals::from_bits_retain(seals.bits()))
+}
+
+pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: Seals) -> io::Result<()> {
+    Ok(rustix::fs::fcntl_add_seals(fd, SealFlags::from_bits_retain(seals.bits()))?)
+}
+
+/// Whether the descriptor's access mode allows reading, and so mapping.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    let access = flags & OFlags::RWMODE;
+    Ok(!flags.contains(OFlags::PATH) && (access == OFlags::RDONLY || access == OFlags::RDWR))
+}
+
+/// What `fstat(2)` tells, in types that are the same on every target.
+#[derive(Clone, Copy)]
+pub(crate) struct Stat {
+    /// Bytes.
+    pub(crate) len: u64,
+    /// Bytes per block.
+    block: u64,
+    pub(crate) owner: u32,
+    pub(crate) is_regular: bool,
+    /// Device and inode number.
+    id: (u64, u64),
+    /// Seconds and nanoseconds.
+    pub(crate) modified: (i64, u64),
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the types differ by target")]
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(Stat {
+        len: stat.st_size as u64,
+        block: stat.st_blksize as u64,
+        owner: stat.st_uid,
+        is_regular: FileType::from_raw_mode(stat.st_mode as _) == FileType::RegularFile,
+        id: (stat.st_dev as u64, stat.st_ino as u64),
+        modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+    })
+}
+
+/// The extent of a file that can carry seals. hugetlbfs reports its page size as block size, which
+/// is more than 4096; a plain memfd does so only under transparent huge pages, and otherwise needs
+/// no further call.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn extent(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Extent> {
+    const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
+    #[allow(clippy::unnecessary_cast, reason = "the type differs by target")]
+    let on_hugetlbfs =
+        stat.block > 4096 && rustix::fs::fstatfs(fd)?.f_type as u32 == HUGETLBFS_MAGIC;
+    Ok(Extent { len: stat.len, huge_page: on_hugetlbfs.then_some(stat.block) })
+}
+
+/// Plain shared memory reports the page size as block size, and a large page object its own.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn extent(_fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Extent> {
+    let is_huge = stat.block > rustix::param::page_size() as u64;
+    Ok(Extent { len: stat.len, huge_page: is_huge.then_some(stat.block) })
+}
+
+/// Takes memory for the first `len` bytes, all or an error, growing the file where it is shorter.
+pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    // A signal makes the kernel undo the whole call. Without smaller steps a timer that keeps
+    // firing would keep it from ever ending.
+    const SMALLEST_STEP: u64 = 1 << 20;
+
+    if len > memory_and_swap() {
+        return Err(Errno::NOMEM.into());
+    }
+    let mut done = 0;
+    let mut step = len;
+    while done < len {
+        let next = step.min(len - done);
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), done, next) {
+            Ok(()) => done += next,
+            Err(Errno::INTR) => step = (step / 2).max(SMALLEST_STEP),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes. `fallocate(2)` on a memfd would go on beyond this until the OOM killer steps in.
+#[cfg(not(target_os = "freebsd"))]
+fn memory_and_swap() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion, reason = "the type differs by target")]
+    let units = u64::from(info.totalram).saturating_add(info.totalswap.into());
+    units.saturating_mul(info.mem_unit.into())
+}
+
+#[cfg(target_os = "freebsd")]
+fn memory_and_swap() -> u64 {
+    u64::MAX
+}
+
+/// A new open file description of the same file.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
+    let astray = || {
+        let message = "opening the file anew needs a /proc/self/fd that leads back to it";
+        io::Error::new(io::ErrorKind::Unsupported, message)
+    };
+    let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let again = match rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(astray()),
+        done => done?,
+    };
+    // In a sandbox /proc can be anything. Seals only become more, so the older ones are read first.
+    let seals = get_seals(fd)?;
+    let same_file = stat(fd)?.id == stat(again.as_fd())?.id
+        && get_seals(again.as_fd()).is_ok_and(|now| now.contains(seals));
+    if same_file { Ok(again) } else { Err(astray()) }
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd> {
+    let message = "FreeBSD cannot open an anonymous file anew";
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// Copies up to `count` bytes from `offset` of one file to the end of another, inside the kernel.
+/// 0 is the end of the file.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn send_file(to: &File, from: &File, mut offset: u64, count: u64) -> io::Result<usize> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count)?)
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn send_file(_: &File, _: &File, _: u64, _: u64) -> io::Result<usize> {
+    Err(Errno::INVAL.into())
+}
+
+/// Blocks until the descriptor can be read.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether shared memory gets transparent huge pages where `MADV_HUGEPAGE` asks for them. Under
+/// every other setting the advice changes nothing.
+pub(crate) fn huge_pages_on_advice() -> bool {
+    static ON_ADVICE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ON_ADVICE.get_or_init(|| {
+        std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+            .is_ok_and(|setting| setting.contains("[advise]"))
+    })
+}
+
+/// What `madvise(2)` is asked for, where the operating system knows it.
+pub(crate) mod advice {
+    use rustix::mm::Advice;
+
+    #[cfg(not(target_os = "freebsd"))]
+    mod known {
+        use super::*;
+        pub(crate) const DONT_FORK: Option<Advice> = Some(Advice::LinuxDontFork);
+        pub(crate) const HUGE_PAGE: Option<Advice> = Some(Advice::LinuxHugepage);
+        pub(crate) const POPULATE_READ: Option<Advice> = Some(Advice::LinuxPopulateRead);
+        pub(crate) const POPULATE_WRITE: Option<Advice> = Some(Advice::LinuxPopulateWrite);
+    }
+
+    #[cfg(target_os = "freebsd")]
+    mod known {
+        use super::*;
+        pub(crate) const DONT_FORK: Option<Advice> = None;
+        pub(crate) const HUGE_PAGE: Option<Advice> = None;
+        pub(crate) const POPULATE_READ: Option<Advice> = None;
+        pub(crate) const POPULATE_WRITE: Option<Advice> = None;
+    }
+
+    pub(crate) use known::*;
+}
