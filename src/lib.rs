@@ -6,6 +6,7 @@ mod file;
 mod map;
 mod receive;
 mod seals;
+pub mod socket;
 mod state;
 mod sys;
 
