@@ -61,7 +61,45 @@ impl SealedFile<Unsealed> {
     }
 }
 
+/// Every state.
 impl<S: State> SealedFile<S> {
+    /// What `fstat(2)` says of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`File::metadata`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
+    /// assert_eq!(file.metadata()?.len(), 5);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// The seals that the file carries now: at least [`S::REQUIRED`](State::REQUIRED).
+    ///
+    /// # Errors
+    ///
+    /// As [`get_seals`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealedFile, Seals};
+    ///
+    /// let file = SealedFile::from_bytes("greeting", b"hello")?;
+    /// assert!(file.get_seals()?.contains(Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "F_GET_SEALS")]
+    pub fn get_seals(&self) -> io::Result<Seals> {
+        get_seals(&self.file)
+    }
+
     /// For the modules that make system calls; never handed out.
     pub(crate) fn as_file(&self) -> &File {
         &self.file
@@ -115,43 +153,6 @@ impl<S: Shared> SealedFile<S> {
     /// ```
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.known.len == 0)
-    }
-
-    /// What `fstat(2)` says of the file now.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`File::metadata`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
-    /// assert_eq!(file.metadata()?.len(), 5);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn metadata(&self) -> io::Result<Metadata> {
-        self.file.metadata()
-    }
-
-    /// The seals that the file carries now: at least [`S::REQUIRED`](State::REQUIRED).
-    ///
-    /// # Errors
-    ///
-    /// As [`get_seals`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::{SealedFile, Seals};
-    ///
-    /// let file = SealedFile::from_bytes("greeting", b"hello")?;
-    /// assert!(file.get_seals()?.contains(Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL));
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[doc(alias = "F_GET_SEALS")]
-    pub fn get_seals(&self) -> io::Result<Seals> {
-        get_seals(&self.file)
     }
 
     /// A second descriptor of the same open file: it shares the offset, and is close-on-exec.

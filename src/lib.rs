@@ -1,4 +1,92 @@
-//! Safe shared memory.
+//! Shared memory that is safe to read: `&[u8]` over memory that the kernel has promised not to change.
+//!
+//! Mapping a file is `unsafe` in Rust because another process could write to it, or cut it off,
+//! while a slice of it is alive. A file in memory (*memfd*) that carries the kernel's *seals*
+//! against writing and shrinking can never change again, in any process. This crate turns that
+//! promise into a type, [`SealedFile`], which hands out a mapping only once the kernel has
+//! confirmed the seals.
+//!
+//! Use it to
+//!
+//! * read a message from a peer that you do not trust in place, without copying and without `unsafe`;
+//! * make a value once and share it with any number of processes;
+//! * turn whatever a descriptor leads to into bytes that stay as they are.
+//!
+//! Do not use it for files on disk that have to be mapped as they are (only copied), or where both
+//! sides write.
+//!
+//! # Example
+//!
+//! ```
+//! use sealed_mmap::{SealPolicy, SealedFile};
+//! use std::io::Write;
+//! use std::os::fd::OwnedFd;
+//!
+//! // A writer fills a file that nobody else has, and gives up the right to change it.
+//! let mut draft = SealedFile::create("frame")?; // SealedFile<Unsealed>
+//! draft.write_all(b"some pixels")?;
+//! let frame = draft.seal_read_only()?; // SealedFile<ReadOnlySealed>
+//!
+//! // The descriptor goes to another process, over a socket or as a child's standard input …
+//! let descriptor = OwnedFd::from(frame);
+//!
+//! // … which need not trust where it came from.
+//! let frame = SealedFile::receive_read_only(descriptor, &SealPolicy::untrusted(1 << 20))?;
+//! let pixels = frame.map_read_only()?; // Deref<Target = [u8]>, Send + Sync + 'static
+//! assert_eq!(&pixels[5..], b"pixels");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # I want to …
+//!
+//! | … | use |
+//! |---|---|
+//! | share bytes that I have | [`SealedFile::from_bytes`] |
+//! | write shared bytes in place | [`SealedFile::build`], or [`create`](SealedFile::create), [`map_mut`](SealedFile::map_mut), [`seal_read_only`](SealedFile::seal_read_only) |
+//! | share what a file, pipe or socket holds | [`SealedFile::copy_of`] |
+//! | choose huge pages, or an executable file | [`CreateOptions`] |
+//! | send and receive descriptors | [`socket`] |
+//! | take an immutable file from a peer | [`SealedFile::receive_read_only`] with [`SealPolicy::untrusted`] |
+//! | take a file and seal it myself | [`SealedFile::adopt_read_only`] |
+//! | take any file, copying where it is not sealed | [`SealedFile::receive_or_copy`] |
+//! | read it | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
+//! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
+//! | look at or add seals by hand | [`get_seals`], [`add_seals`] |
+//!
+//! # States
+//!
+//! ```text
+//!  create ──▶ Unsealed ──seal_read_only──▶ ReadOnlySealed ◀── receive_read_only, adopt_read_only,
+//!                │                          ▲                 receive_or_copy, from_bytes, build,
+//!                └─into_file─▶ File ────────┤                 copy_of
+//!                             adopt_read_only
+//!                                           │
+//!  receive_future_write ──▶ FutureWriteSealed ──finish──┘
+//! ```
+//!
+//! | state | promised | not promised | allowed |
+//! |---|---|---|---|
+//! | [`Unsealed`] | this value is the only handle | – | write, resize, `&mut [u8]`; no sharing |
+//! | [`ReadOnlySealed`] | no byte changes and the length cannot fall, in any process, for ever | that every page is in memory | share, clone, `&[u8]` |
+//! | [`FutureWriteSealed`] | the length cannot fall; only mappings made before the seal can write | that the bytes stay | share, clone; never `&[u8]` |
+//!
+//! A transition consumes the value. One that fails gives it back inside the error, contents and
+//! offset intact. The type parameter need not be written: `SealedFile` alone is the immutable file,
+//! and the constructors fix the rest.
+//!
+//! # What is not promised
+//!
+//! Seals hold against every process that goes through the kernel's ordinary calls. They do not hold
+//! against `/proc/self/mem`, `ptrace(2)`, a debugger, root loading a module, or broken memory.
+//! [`soundness`] has the argument in full, with its sources, and what is left to you.
+//!
+//! # Platforms
+//!
+//! | | |
+//! |---|---|
+//! | Linux, Android | the guarantees are claimed from 5.4 on, and tested from 5.10 on |
+//! | FreeBSD | as far as it goes: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/self/fd`; compiled, not tested |
+//! | others | the build stops |
 
 mod create;
 mod error;
@@ -7,6 +95,7 @@ mod map;
 mod receive;
 mod seals;
 pub mod socket;
+pub mod soundness;
 mod state;
 mod sys;
 
@@ -17,3 +106,7 @@ pub use map::{ReadOnlyMap, UnsealedMap};
 pub use receive::SealPolicy;
 pub use seals::{Seals, add_seals, get_seals};
 pub use state::{FutureWriteSealed, ReadOnlySealed, Shared, State, Unsealed};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

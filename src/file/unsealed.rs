@@ -1,6 +1,6 @@
 //! Filling a file, and sealing it.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
@@ -61,23 +61,6 @@ impl SealedFile<Unsealed> {
     /// ```
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
-    }
-
-    /// What `fstat(2)` says of the file.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`File::metadata`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let draft = sealed_mmap::SealedFile::create("draft")?;
-    /// assert!(draft.metadata()?.is_file());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn metadata(&self) -> io::Result<Metadata> {
-        self.file.metadata()
     }
 
     /// Cuts the file off, or extends it with zeros that take no memory yet.

@@ -1,0 +1,122 @@
+//! Why safe code may have a `&[u8]` over shared memory. Documentation only.
+//!
+//! # The claim
+//!
+//! No safe program that uses this crate, and no other process, can make a byte change that a
+//! `&[u8]` or `&mut [u8]` from this crate refers to, or make an access to it fault, within the
+//! limits listed under [What is out of scope](#what-is-out-of-scope).
+//!
+//! # Who attacks
+//!
+//! * A **peer** that sends a descriptor, keeps others of the same file, maps and writes it, changes
+//!   its length, adds seals, and does all of that at the worst moment.
+//! * A **reader** that has the descriptor of our file and wants to change it, or to keep us from
+//!   sealing it.
+//! * **Safe code in this process**, in any order, on any thread, leaking whatever it likes.
+//!
+//! # Immutable files
+//!
+//! A [`ReadOnlySealed`] file is made in one place, and every way there has seen `F_GET_SEALS` report
+//! `F_SEAL_WRITE` and `F_SEAL_SHRINK`. From that follows, by [fcntl(2)], "File Sealing":
+//!
+//! 1. *No byte changes.* `F_SEAL_WRITE`: "you cannot modify the contents of the file". Adding it
+//!    "fails with `EBUSY` if any writable, shared mapping exists", so none is left over; new ones
+//!    are refused, and so are `write(2)` and punching holes.
+//! 2. *No byte vanishes.* `F_SEAL_SHRINK`: "the file in question cannot be reduced in size". So an
+//!    access within a length that was seen *after* the seal never lies beyond the end of the file.
+//! 3. *For ever.* "Once set, seals cannot be removed."
+//!
+//! Three things about kernels complicate this.
+//!
+//! **`F_GET_SEALS` can report `F_SEAL_WRITE` while somebody writes.** From Linux 6.3 (c4f75bc8bd6b)
+//! until mid-2026 (3b041514cb6e) `F_SEAL_EXEC` on a file with an executable mode adds SHRINK, GROW,
+//! WRITE and FUTURE_WRITE with it, without looking for writable mappings. Seals are never removed
+//! and that path sets all of them at once, so WRITE can be believed where EXEC or FUTURE_WRITE is
+//! absent. Where both are present it is believed only on a kernel that has been seen to refuse: the
+//! crate tries it once, on a file of its own, and remembers. Otherwise the file is refused as
+//! [`UntrustedWriteSeal`]. Our own files never look like that: they are created not executable,
+//! which carries EXEC and never FUTURE_WRITE, and are closed to further seals with `F_SEAL_SEAL`.
+//!
+//! **Kernels before 4.20 let `userfaultfd(2)` fill holes of a sealed file** (CVE-2018-18397). The
+//! claim is made from Linux 5.4 on.
+//!
+//! **Holes.** A page that was never written takes memory when it is read. If there is none,
+//! access is `SIGBUS` (under `vm.overcommit_memory=2`, or with an empty hugetlb pool), or the OOM
+//! killer comes. Looking for holes, or touching every page, does not help: a page that was only
+//! read can be dropped again, and a hostile sender can make holes look filled. What lasts is
+//! `fallocate(2)`, which works on sealed files: [`SealedFile::reserve`], [`SealPolicy::reserve`].
+//! Without it such a fault ends the process; it never makes a byte change.
+//!
+//! ## Order
+//!
+//! Receiving reads the access mode, then the seals, then the length, judges them, and maps exactly
+//! that length. With SHRINK confirmed the length read after it is a lower bound for ever, so nothing
+//! that a hostile holder of the same file does in between matters: it can make the file longer (if
+//! GROW is absent), which the mapping does not cover.
+//!
+//! ## Which files can say they are sealed
+//!
+//! Only tmpfs and hugetlbfs answer `F_GET_SEALS`; the answer comes from the kernel's own inode and
+//! not from a file system's server. Other proofs are not accepted: fs-verity can be claimed by a
+//! FUSE server, and mode bits, leases and locks bind nobody.
+//!
+//! ## Shared and private mappings
+//!
+//! The file is mapped shared; where the kernel refuses that for a writable descriptor (`EPERM`
+//! before Linux 6.7 and its backports), privately. Both show the pages of the file, which do not
+//! change. On a shared mapping the kernel also refuses `mprotect(PROT_WRITE)`, `/proc/self/mem`,
+//! `ptrace(2)` and `userfaultfd(2)`; on a private one these make a copy in the process that does
+//! it, and never reach the file.
+//!
+//! # Unsealed files
+//!
+//! [`map_mut`](SealedFile::map_mut) hands out `&mut [u8]` over a file without any seal. What
+//! makes it exclusive:
+//!
+//! * [`SealedFile<Unsealed>`](crate::Unsealed) is made only from a descriptor that
+//!   `memfd_create(2)` has just returned. It has no `AsFd`, no `AsRawFd` and no clone. Leaving the
+//!   typestate consumes it.
+//! * The map borrows the file exclusively, so that no method of it, not even through `&self`, can
+//!   be called while a map lives. A map that is leaked leaves a mapping without any reference to it;
+//!   sealing then fails with `EBUSY`, and nothing else happens.
+//! * The descriptor is close-on-exec from its creation on. A child of `fork(2)` does not inherit the
+//!   mapping (`MADV_DONTFORK`). One that is forked between `mmap` and `madvise` does inherit it,
+//!   and keeps the file from being sealed (`EBUSY`) until it ends.
+//! * Memory for the whole mapping is reserved first, so that writing cannot fault.
+//!
+//! # Live files
+//!
+//! A [`FutureWriteSealed`] file is written by its producer all the time, and so there is never a
+//! `&[u8]` over one.
+//!
+//! # What is out of scope
+//!
+//! * **Whoever may trace this process** (same user without restrictions, or root): it can write all
+//!   of its memory, and open its descriptors through `/proc/PID/fd`.
+//! * **This process through `/proc/self`**: `/proc/self/mem` writes through page protections, and
+//!   `/proc/self/fd/N` opens an unsealed file anew. Both are file system paths to safe code, and
+//!   [the standard library's position](https://doc.rust-lang.org/std/os/unix/io/index.html#procselfmem-and-similar-os-features)
+//!   is that what they do to memory safety is outside of Rust's guarantees.
+//! * **Descriptors that are not owned**: code that conjures up a descriptor number violates
+//!   [I/O safety](https://doc.rust-lang.org/std/io/index.html#io-safety).
+//! * **The kernel and the machine**: a module, a debugger, a kernel that does not enforce its seals,
+//!   broken memory, a page that cannot be read back from swap (`SIGBUS`).
+//! * **A forked child that goes on running Rust code**: it has a copy of every descriptor, and `fork`
+//!   without `exec` is `unsafe`.
+//!
+//! # What is left to you
+//!
+//! * Immutable is not valid: parse what a peer sent as the hostile input that it is.
+//! * Immutable is not a point in time: [`copy_of`](SealedFile::copy_of) a file that changes may mix.
+//! * A length is a promise to read so much: bound it with [`SealPolicy::untrusted`].
+//!
+//! [fcntl(2)]: https://man7.org/linux/man-pages/man2/fcntl.2.html
+//! [`ReadOnlySealed`]: crate::ReadOnlySealed
+//! [`FutureWriteSealed`]: crate::FutureWriteSealed
+//! [`UntrustedWriteSeal`]: crate::Refusal::UntrustedWriteSeal
+//! [`SealedFile::reserve`]: crate::SealedFile::reserve
+//! [`SealPolicy::reserve`]: crate::SealPolicy::reserve
+//! [`SealPolicy::untrusted`]: crate::SealPolicy::untrusted
+
+#[allow(unused_imports, reason = "for the links above")]
+use crate::SealedFile;

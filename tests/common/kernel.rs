@@ -1,0 +1,274 @@
+//! Attempts to break a seal, files to try them on, and raw mappings.
+#![allow(unsafe_code, reason = "mappings and forks are what is tested here")]
+
+use std::ffi::c_void;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::RwLock;
+use std::time::Duration;
+use std::{ptr, thread};
+
+use rustix::fs::{FallocateFlags, fallocate, sendfile};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect, munmap};
+use sealed_mmap::{CreateOptions, Seals, add_seals, get_seals};
+
+pub(crate) const LEN: u64 = 128 << 10; // whole pages, for every page size up to 64 KiB
+pub(crate) const SEAL: Seals = Seals::SEAL;
+pub(crate) const SHRINK: Seals = Seals::SHRINK;
+pub(crate) const GROW: Seals = Seals::GROW;
+pub(crate) const WRITE: Seals = Seals::WRITE;
+pub(crate) const FUTURE_WRITE: Seals = Seals::FUTURE_WRITE;
+pub(crate) const EXEC: Seals = Seals::EXEC;
+pub(crate) const NONE: Seals = Seals::empty();
+pub(crate) const FIXED_SIZE: Seals = SHRINK.union(GROW);
+pub(crate) const IMPLIED_BY_EXEC: Seals = FIXED_SIZE.union(WRITE).union(FUTURE_WRITE).union(EXEC);
+
+pub(crate) type Attempt = fn(&File) -> io::Result<()>;
+
+pub(crate) const WRITES: [(&str, Attempt); 6] = [
+    ("write(2)", |file| file.write_all_at(b"!", 0)),
+    ("sendfile(2)", |file| Ok(sendfile(file, draft(), Some(&mut 0), 1).map(drop)?)),
+    ("a shared writable mapping", |file| Mapping::shared(file).map(drop)),
+    ("a shared write-only mapping", |file| Mapping::shared_write_only(file).map(drop)),
+    ("mprotect of a shared read-only mapping", |file| {
+        Mapping::shared_read_only(file)?.make_writable()
+    }),
+    ("punching a hole", |file| punch_hole(file, LEN)),
+];
+pub(crate) const SHRINKS: [(&str, Attempt); 2] = [
+    ("ftruncate downwards", |file| file.set_len(LEN / 2)),
+    ("open with O_TRUNC", |file| {
+        File::options().write(true).truncate(true).open(proc_path(file)).map(drop)
+    }),
+];
+pub(crate) const GROWTHS: [(&str, Attempt); 2] = [
+    ("ftruncate upwards", |file| file.set_len(LEN * 2)),
+    ("fallocate past the end", |file| allocate(file, LEN * 2)),
+];
+pub(crate) const APPENDS: [(&str, Attempt); 1] =
+    [("write(2) at the end", |file| file.write_all_at(b"!", LEN))];
+
+pub(crate) fn draft() -> File {
+    filled(CreateOptions::new().create("kernel-contract").unwrap().into_file())
+}
+
+/// A file with the mode 0777, and a kernel that can seal it. `None` says why, and checks the reason.
+pub(crate) fn exec_draft() -> Option<File> {
+    if !exec_seal_exists() {
+        return None;
+    }
+    match CreateOptions::new().executable(true).create("kernel-contract") {
+        Ok(file) => Some(filled(file.into_file())),
+        Err(error) => {
+            refused("an executable memfd", Err::<(), _>(error), Errno::ACCESS);
+            assert_eq!(memfd_noexec(), Some(2));
+            eprintln!("vm.memfd_noexec=2: executable memfds are refused (EACCES)");
+            None
+        }
+    }
+}
+
+/// False before Linux 6.3, where the seal must be invalid.
+pub(crate) fn exec_seal_exists() -> bool {
+    let outcome = add_seals(draft(), EXEC);
+    let exists = outcome.is_ok();
+    if !exists {
+        refused("EXEC", outcome, Errno::INVAL);
+        eprintln!("this kernel does not know F_SEAL_EXEC (EINVAL)");
+    }
+    exists
+}
+
+pub(crate) fn filled(file: File) -> File {
+    file.write_all_at(&b"a".repeat(LEN as usize), 0).unwrap();
+    file
+}
+
+pub(crate) fn sealed(seals: Seals) -> File {
+    let file = draft();
+    add_seals(&file, seals).unwrap();
+    file
+}
+
+pub(crate) fn shared(file: File) -> (File, Mapping) {
+    let mapping = Mapping::shared(&file).unwrap();
+    (file, mapping)
+}
+
+pub(crate) fn proc_path(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// A new description of the same file.
+pub(crate) fn reopened(file: &File) -> File {
+    File::options().read(true).write(true).open(proc_path(file)).unwrap()
+}
+
+pub(crate) fn read_only(file: &File) -> File {
+    File::open(proc_path(file)).unwrap()
+}
+
+/// EXEC aside, which drafts carry where the kernel knows it.
+#[track_caller]
+pub(crate) fn assert_seals(file: &File, expected: Seals) {
+    assert_eq!(get_seals(file).unwrap() - EXEC, expected);
+}
+
+pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::empty(), 0, len)?)
+}
+
+pub(crate) fn punch_hole(file: &File, len: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, len)?)
+}
+
+pub(crate) fn contents(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+pub(crate) fn chmod(file: &File, mode: u32) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+pub(crate) fn mode(file: &File) -> u32 {
+    file.metadata().unwrap().mode() & 0o7777
+}
+
+pub(crate) fn memfd_noexec() -> Option<u8> {
+    fs::read_to_string("/proc/sys/vm/memfd_noexec").ok()?.trim().parse().ok()
+}
+
+#[track_caller]
+pub(crate) fn refused<T>(what: &str, outcome: io::Result<T>, expected: Errno) {
+    let error = outcome.err().unwrap_or_else(|| panic!("{what} succeeded"));
+    assert_eq!(Errno::from_io_error(&error), Some(expected), "{what}");
+}
+
+/// Refused with EPERM, or EACCES where `mprotect` is the first to object; the file stays as it was.
+#[track_caller]
+pub(crate) fn all_refused(file: &File, attempts: &[(&str, Attempt)]) {
+    let before = contents(file);
+    for (what, attempt) in attempts {
+        let error = attempt(file).err().unwrap_or_else(|| panic!("{what} succeeded"));
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{what}: {error}");
+        assert!(contents(file) == before, "{what} changed the file");
+    }
+}
+
+#[track_caller]
+pub(crate) fn all_allowed(fresh: impl Fn() -> File, attempts: &[(&str, Attempt)]) {
+    for (what, attempt) in attempts {
+        attempt(&fresh()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+}
+
+/// All bytes of a file, mapped. Access is volatile, since other mappings may write.
+pub(crate) struct Mapping(*mut c_void, usize);
+
+/// Mappings are kept from children, but not in the instant before `madvise`: no fork may happen then.
+static FORK: RwLock<()> = RwLock::new(());
+
+impl Mapping {
+    pub(crate) fn shared(file: &File) -> io::Result<Self> {
+        Self::new(file, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
+    }
+
+    pub(crate) fn shared_read_only(file: &File) -> io::Result<Self> {
+        Self::new(file, ProtFlags::READ, MapFlags::SHARED)
+    }
+
+    fn shared_write_only(file: &File) -> io::Result<Self> {
+        Self::new(file, ProtFlags::WRITE, MapFlags::SHARED)
+    }
+
+    pub(crate) fn private(file: &File) -> io::Result<Self> {
+        Self::new(file, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+    }
+
+    pub(crate) fn private_read_only(file: &File) -> io::Result<Self> {
+        Self::new(file, ProtFlags::READ, MapFlags::PRIVATE)
+    }
+
+    /// Shared and writable, without taking huge pages from their pool.
+    pub(crate) fn unreserved(file: &File) -> io::Result<Self> {
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        Self::new(file, ProtFlags::READ | ProtFlags::WRITE, flags)
+    }
+
+    fn new(file: &File, protection: ProtFlags, flags: MapFlags) -> io::Result<Self> {
+        let len = file.metadata()?.len() as usize;
+        let _no_fork = FORK.read().unwrap();
+        // SAFETY: the kernel picks the address, so that no memory in use is replaced.
+        let mapping = Self(unsafe { mmap(ptr::null_mut(), len, protection, flags, file, 0) }?, len);
+        mapping.advise(Advice::LinuxDontFork)?;
+        Ok(mapping)
+    }
+
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        // SAFETY: the range is this mapping's own, and neither advice in use changes bytes.
+        Ok(unsafe { madvise(self.0, self.1, advice) }?)
+    }
+
+    fn make_writable(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping's own, and no reference into it exists.
+        Ok(unsafe { mprotect(self.0, self.1, MprotectFlags::READ | MprotectFlags::WRITE) }?)
+    }
+
+    pub(crate) fn get(&self, at: usize) -> u8 {
+        assert!(at < self.1);
+        // SAFETY: in bounds (above), mapped readable, and the file is as long as the mapping.
+        unsafe { self.0.cast::<u8>().wrapping_add(at).read_volatile() }
+    }
+
+    pub(crate) fn set(&self, at: usize, byte: u8) {
+        assert!(at < self.1);
+        // SAFETY: in bounds (above), mapped writable, and the file is as long as the mapping.
+        unsafe { self.0.cast::<u8>().wrapping_add(at).write_volatile(byte) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is this mapping's own, and no reference into it exists.
+        unsafe { munmap(self.0, self.1) }.unwrap();
+    }
+}
+
+/// Forks a child that runs `in_child` and stays until `meanwhile` has run; `left` is unmapped here, not there.
+pub(crate) fn while_forked<T>(
+    left: Option<Mapping>,
+    in_child: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    meanwhile: impl FnOnce() -> T,
+) -> T {
+    let _alone = FORK.write().unwrap();
+    if let Some(mapping) = &left {
+        mapping.advise(Advice::LinuxDoFork).unwrap();
+    }
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap(); // a failed test leaves no child behind
+    let mut command = Command::new("never executed");
+    let child = move || {
+        (&theirs).write_all(&[u8::from(in_child().is_ok())])?;
+        (&theirs).read_exact(&mut [0])?;
+        Err(Errno::CANCELED.into())
+    };
+    // SAFETY: after the fork the closure makes system calls only: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(child) };
+    let child = thread::spawn(move || command.spawn());
+    let mut succeeded = [0];
+    ours.read_exact(&mut succeeded).unwrap();
+    drop(left);
+    let outcome = meanwhile();
+    ours.write_all(b"!").unwrap();
+    refused("exec", child.join().unwrap(), Errno::CANCELED);
+    assert_eq!(succeeded, [1], "the child's part");
+    outcome
+}
