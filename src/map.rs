@@ -124,8 +124,12 @@ impl ReadOnlyMap {
         if len == 0 {
             return Ok(Self { map: None, range: 0..0 });
         }
-        // Mappings of hugetlbfs begin and end at huge pages; of plain ones memmap2 takes care.
-        let unit = extent.huge_page.unwrap_or(1);
+        // Mappings begin at a page, and those of hugetlbfs end at one too.
+        let unit = match extent.huge_page {
+            Some(huge_page) => huge_page,
+            None if offset == 0 => 1,
+            None => rustix::param::page_size() as u64,
+        };
         let map_offset = offset - offset % unit;
         let map_len = address_space(end.next_multiple_of(unit) - map_offset)?;
         let start = (offset - map_offset) as usize;
@@ -219,14 +223,12 @@ fn address_space(len: u64) -> io::Result<usize> {
     })
 }
 
-/// Advises the kernel on a whole mapping.
+/// Advises the kernel on a whole mapping, which begins at a page.
 fn advise(map: &[u8], advice: Advice) -> io::Result<()> {
-    // memmap2 moves the pointer from the page boundary to the first byte asked for.
-    let ahead = map.as_ptr().addr() % rustix::param::page_size();
-    let start = map.as_ptr().wrapping_sub(ahead).cast_mut();
-    // SAFETY: the range is one live mapping of ours, from its first page on, and none of the advice
-    // in `sys::advice` changes or takes away what it shows. madvise(2) on MADV_DONTFORK: "Do not
-    // make the pages in this range available to the child after a fork(2)"; MADV_HUGEPAGE: "Enable
-    // Transparent Huge Pages (THP)"; MADV_POPULATE_READ and _WRITE: "Populate (prefault) page tables".
-    unsafe { rustix::mm::madvise(start.cast(), map.len() + ahead, advice) }.map_err(Into::into)
+    // SAFETY: the range is one live mapping of ours, and none of the advice in `sys::advice` changes
+    // or takes away what it shows. madvise(2) on MADV_DONTFORK: "Do not make the pages in this range
+    // available to the child after a fork(2)"; MADV_HUGEPAGE: "Enable Transparent Huge Pages (THP)";
+    // MADV_POPULATE_READ and _WRITE: "Populate (prefault) page tables".
+    unsafe { rustix::mm::madvise(map.as_ptr().cast_mut().cast(), map.len(), advice) }
+        .map_err(Into::into)
 }
