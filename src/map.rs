@@ -46,7 +46,9 @@ impl<'a> UnsealedMap<'a> {
         let fd = file.as_file();
         // Memory that is there already stays in small pages, whatever is advised later.
         let huge_pages_first = file.wants_transparent_huge_pages();
-        if !huge_pages_first {
+        if huge_pages_first {
+            sys::fits_memory(len)?;
+        } else {
             sys::reserve(fd.as_fd(), len)?;
         }
         // SAFETY: `MmapOptions::map_mut` requires that the file is not modified behind the slice's

@@ -89,6 +89,16 @@
 //! A [`FutureWriteSealed`] file is written by its producer all the time, and so there is never a
 //! `&[u8]` over one.
 //!
+//! # Known holes in kernels
+//!
+//! Faults that break the seals themselves and were mended in the kernel. No program can see them;
+//! keep the kernel up to date.
+//!
+//! * CVE-2022-2590 (5.16 to 5.19): a race in copy-on-write let anybody write to pages of shared
+//!   memory that were mapped read-only.
+//! * "udmabuf: fix racy memfd sealing check" (6.13): whoever may open `/dev/udmabuf` could make a
+//!   writable buffer of a memfd's pages in the moment in which it was sealed.
+//!
 //! # What is out of scope
 //!
 //! * **Whoever may trace this process** (same user without restrictions, or root): it can write all

@@ -84,6 +84,9 @@ pub enum Unsealed {}
 /// * That the length cannot grow, unless [`GROW`](Seals::GROW) is present: what is added later is
 ///   not part of the value.
 /// * That every page is in memory: see [`SealedFile::reserve`](crate::SealedFile::reserve).
+/// * Anything but the bytes and the length: whoever has the descriptor can move its offset, change
+///   mode bits and times, and take memory for holes. Readers who want an offset of their own open
+///   the file anew, with [`SealedFile::open_read_only`](crate::SealedFile::open_read_only).
 ///
 /// # Examples
 ///

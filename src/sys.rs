@@ -130,9 +130,7 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     // firing would keep it from ever ending.
     const SMALLEST_STEP: u64 = 1 << 20;
 
-    if len > memory_and_swap() {
-        return Err(Errno::NOMEM.into());
-    }
+    fits_memory(len)?;
     let mut done = 0;
     let mut step = len;
     while done < len {
@@ -146,18 +144,22 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes. `fallocate(2)` on a memfd would go on beyond this until the OOM killer steps in.
+/// `ENOMEM` for more bytes than the machine has memory and swap. Neither `fallocate(2)` nor
+/// `madvise(2)` knows this limit: they would go on until the OOM killer steps in.
 #[cfg(not(target_os = "freebsd"))]
-fn memory_and_swap() -> u64 {
+pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the type differs by target")]
     let units = u64::from(info.totalram).saturating_add(info.totalswap.into());
-    units.saturating_mul(info.mem_unit.into())
+    if len > units.saturating_mul(info.mem_unit.into()) {
+        return Err(Errno::NOMEM.into());
+    }
+    Ok(())
 }
 
 #[cfg(target_os = "freebsd")]
-fn memory_and_swap() -> u64 {
-    u64::MAX
+pub(crate) fn fits_memory(_len: u64) -> io::Result<()> {
+    Ok(())
 }
 
 /// A new open file description of the same file.
