@@ -323,3 +323,6 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
         done => done,
     }
 }
+
+#[cfg(test)]
+mod tests;

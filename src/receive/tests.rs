@@ -1,0 +1,329 @@
+//! What `judge` says over every set of seals, held against a second definition written bit by bit.
+
+use std::cell::Cell;
+use std::iter::once;
+use std::ops::RangeInclusive;
+
+use super::*;
+use crate::state::FutureWriteSealed;
+
+const LIVE: Seals = FutureWriteSealed::REQUIRED;
+const IMMUTABLE: Seals = ReadOnlySealed::REQUIRED;
+/// The seals that the unchecked path of some kernels sets together.
+const UNCHECKED: Seals = Seals::WRITE.union(Seals::EXEC).union(Seals::FUTURE_WRITE);
+/// Bits that no kernel has given a name yet.
+const UNKNOWN: [u32; 3] = [0, 1 << 6, 1 << 31 | 1 << 8];
+
+const LEN: u64 = 5;
+const OWNER: u32 = 1000;
+
+fn every_set() -> impl Iterator<Item = Seals> {
+    (0..64).map(Seals::from_bits_retain)
+}
+
+/// None, every single one, and all.
+fn some_sets() -> impl Iterator<Item = Seals> {
+    once(Seals::empty()).chain(Seals::all().iter()).chain(once(Seals::all()))
+}
+
+/// A refusal that can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Taken,
+    Missing(u32),
+    Forbidden(u32),
+    UntrustedWriteSeal,
+    HugeTlb,
+    Length(u64),
+    Owner(u32, u32),
+}
+
+/// What is asked of a file: the same as a `SealPolicy`, in the test's own words.
+#[derive(Clone, Debug)]
+struct Asked {
+    required: Seals,
+    forbidden: Seals,
+    exactly: Option<Seals>,
+    len: RangeInclusive<u64>,
+    owner: Option<u32>,
+    allow_hugetlb: bool,
+}
+
+const NOTHING: Asked = Asked {
+    required: Seals::empty(),
+    forbidden: Seals::empty(),
+    exactly: None,
+    len: 0..=u64::MAX,
+    owner: None,
+    allow_hugetlb: false,
+};
+
+impl Asked {
+    fn policy(&self) -> SealPolicy {
+        let policy = SealPolicy::new()
+            .require(self.required)
+            .forbid(self.forbidden)
+            .len(self.len.clone())
+            .allow_hugetlb(self.allow_hugetlb);
+        let policy = self.exactly.into_iter().fold(policy, SealPolicy::exactly);
+        self.owner.into_iter().fold(policy, SealPolicy::owner)
+    }
+
+    /// The rules, in the order in which refusals are to be reported.
+    fn expected(&self, facts: &Facts, state: Seals, kernel_checks: bool) -> Verdict {
+        let (mut missing, mut forbidden) = (0, 0);
+        for bit in (0..32).map(|n| Seals::from_bits_retain(1 << n)) {
+            let named_by = |seals: Seals| seals.bits() & bit.bits() != 0;
+            let of_state = named_by(state);
+            let needed = of_state || named_by(self.required) || self.exactly.is_some_and(named_by);
+            let unwanted = named_by(self.forbidden)
+                || self.exactly.is_some_and(|only| !named_by(only) && !of_state);
+            match named_by(facts.seals) {
+                false if needed => missing |= bit.bits(),
+                true if unwanted => forbidden |= bit.bits(),
+                _ => {}
+            }
+        }
+        let unchecked = [Seals::WRITE, Seals::EXEC, Seals::FUTURE_WRITE]
+            .into_iter()
+            .all(|seal| facts.seals.bits() & seal.bits() != 0);
+        let relies_on_write = state.bits() & Seals::WRITE.bits() != 0;
+        let len = facts.extent.len;
+        if missing != 0 {
+            Verdict::Missing(missing)
+        } else if forbidden != 0 {
+            Verdict::Forbidden(forbidden)
+        } else if relies_on_write && unchecked && !kernel_checks {
+            Verdict::UntrustedWriteSeal
+        } else if facts.extent.huge_page.is_some() && !self.allow_hugetlb {
+            Verdict::HugeTlb
+        } else if len < *self.len.start() || len > *self.len.end() {
+            Verdict::Length(len)
+        } else {
+            match self.owner {
+                Some(owner) if owner != facts.owner => Verdict::Owner(owner, facts.owner),
+                _ => Verdict::Taken,
+            }
+        }
+    }
+}
+
+fn plain(seals: Seals) -> Facts {
+    Facts { seals, extent: Extent { len: LEN, huge_page: None }, owner: OWNER }
+}
+
+fn verdict(facts: &Facts, state: Seals, policy: &SealPolicy, kernel_checks: bool) -> Verdict {
+    let enforced = |present: Seals| !present.contains(UNCHECKED) || kernel_checks;
+    let present_is_all = |present: Seals| assert_eq!(present, facts.seals);
+    match judge(facts, state, policy, enforced) {
+        Ok(()) => Verdict::Taken,
+        Err(Refusal::MissingSeals { missing, present }) => {
+            present_is_all(present);
+            Verdict::Missing(missing.bits())
+        }
+        Err(Refusal::ForbiddenSeals { forbidden, present }) => {
+            present_is_all(present);
+            Verdict::Forbidden(forbidden.bits())
+        }
+        Err(Refusal::UntrustedWriteSeal) => Verdict::UntrustedWriteSeal,
+        Err(Refusal::HugeTlb) => Verdict::HugeTlb,
+        Err(Refusal::Length { len }) => Verdict::Length(len),
+        Err(Refusal::Owner { expected, found }) => Verdict::Owner(expected, found),
+        Err(other) => panic!("judging is pure, and cannot end in {other:?}"),
+    }
+}
+
+/// Compares with the oracle over every set of seals, with unknown ones and without, for both
+/// states and both kinds of kernel. Returns how often the file was taken, and refused.
+fn compare(asked: &Asked, as_facts: impl Fn(Seals) -> Facts) -> [usize; 2] {
+    let policy = asked.policy();
+    let mut outcomes = [0; 2];
+    for known in every_set() {
+        for unknown in UNKNOWN {
+            let facts = as_facts(known | Seals::from_bits_retain(unknown));
+            for state in [LIVE, IMMUTABLE] {
+                for kernel_checks in [false, true] {
+                    let expected = asked.expected(&facts, state, kernel_checks);
+                    let found = verdict(&facts, state, &policy, kernel_checks);
+                    assert_eq!(found, expected, "{facts:?} {state} {asked:?} {kernel_checks}");
+                    outcomes[usize::from(found != Verdict::Taken)] += 1;
+                }
+            }
+        }
+    }
+    outcomes
+}
+
+#[test]
+fn every_set_of_seals_is_judged_as_defined() {
+    // 16 of 64 sets have both seals of a state, twice two times; 4 of those of an immutable file
+    // carry the whole of the unchecked path, and are refused where the kernel does not check.
+    let taken = (4 * 16 - 4) * UNKNOWN.len();
+    assert_eq!(compare(&NOTHING, plain), [taken, 4 * 64 * UNKNOWN.len() - taken]);
+}
+
+#[test]
+fn every_set_of_required_and_forbidden_seals_is_judged_as_defined() {
+    let forbidden: Vec<Seals> = match std::env::var_os("SEALED_MMAP_FULL") {
+        Some(_) => every_set().collect(),
+        None => some_sets().collect(),
+    };
+    let mut outcomes = [0; 2];
+    for required in every_set() {
+        for forbidden in forbidden.iter().copied() {
+            let [taken, refused] = compare(&Asked { required, forbidden, ..NOTHING }, plain);
+            outcomes[0] += taken;
+            outcomes[1] += refused;
+            if required.intersects(forbidden) {
+                assert_eq!(taken, 0, "what is required and forbidden at once can only be refused");
+            }
+        }
+    }
+    assert!(outcomes.into_iter().all(|count| count > 0), "{outcomes:?}");
+}
+
+#[test]
+fn exactly_takes_these_seals_beside_the_states_own_and_no_unknown_one() {
+    for only in every_set() {
+        for forbidden in some_sets() {
+            compare(&Asked { exactly: Some(only), forbidden, ..NOTHING }, plain);
+        }
+        let policy = SealPolicy::new().exactly(only);
+        for state in [LIVE, IMMUTABLE] {
+            let taken: Vec<Seals> = every_set()
+                .flat_map(|known| UNKNOWN.map(|unknown| known | Seals::from_bits_retain(unknown)))
+                .filter(|seals| verdict(&plain(*seals), state, &policy, true) == Verdict::Taken)
+                .collect();
+            assert_eq!(taken, [only | state]);
+        }
+    }
+}
+
+#[test]
+fn unknown_seals_are_kept_and_can_be_required_forbidden_and_named_exactly() {
+    let unknown = Seals::from_bits_retain(1 << 31);
+    for asked in [
+        Asked { required: unknown, ..NOTHING },
+        Asked { forbidden: unknown, ..NOTHING },
+        Asked { exactly: Some(unknown | Seals::GROW), ..NOTHING },
+    ] {
+        compare(&asked, plain);
+    }
+    let with = plain(IMMUTABLE | unknown);
+    let require = SealPolicy::new().require(unknown);
+    let exactly = SealPolicy::new().exactly(unknown);
+    let forbid = SealPolicy::new().forbid(unknown);
+    let bit = unknown.bits();
+    assert_eq!(verdict(&with, IMMUTABLE, &SealPolicy::new(), false), Verdict::Taken);
+    assert_eq!(verdict(&with, IMMUTABLE, &require, false), Verdict::Taken);
+    assert_eq!(verdict(&with, IMMUTABLE, &exactly, false), Verdict::Taken);
+    assert_eq!(verdict(&with, IMMUTABLE, &forbid, false), Verdict::Forbidden(bit));
+    assert_eq!(verdict(&plain(IMMUTABLE), IMMUTABLE, &require, false), Verdict::Missing(bit));
+    let other = plain(IMMUTABLE | unknown | Seals::from_bits_retain(1 << 7));
+    assert_eq!(verdict(&other, IMMUTABLE, &exactly, false), Verdict::Forbidden(1 << 7));
+}
+
+#[test]
+fn an_untrusted_peers_file_may_not_grow_and_has_its_length_bounded() {
+    let asked = Asked { required: Seals::GROW, len: 0..=LEN, ..NOTHING };
+    let policy = SealPolicy::untrusted(LEN);
+    for seals in every_set() {
+        for len in [0, LEN, LEN + 1, u64::MAX] {
+            let facts = Facts { extent: Extent { len, huge_page: None }, ..plain(seals) };
+            for state in [LIVE, IMMUTABLE] {
+                let expected = asked.expected(&facts, state, false);
+                assert_eq!(verdict(&facts, state, &policy, false), expected, "{facts:?}");
+            }
+        }
+    }
+    assert!(policy.reserve, "and memory is taken for it");
+}
+
+#[test]
+fn length_owner_and_huge_pages_are_judged_as_defined() {
+    for huge_page in [None, Some(2 << 20)] {
+        for allow_hugetlb in [false, true] {
+            for len in [0..=u64::MAX, 0..=0, LEN..=LEN, LEN + 1..=u64::MAX, 0..=LEN - 1] {
+                for owner in [None, Some(OWNER), Some(0)] {
+                    let asked = Asked { len: len.clone(), owner, allow_hugetlb, ..NOTHING };
+                    compare(&asked, |seals| Facts {
+                        extent: Extent { len: LEN, huge_page },
+                        ..plain(seals)
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Over every combination of causes.
+#[test]
+fn the_first_refusal_in_the_documented_order_is_reported() {
+    let seals = IMMUTABLE | UNCHECKED | Seals::SEAL;
+    for causes in 0..1 << 6 {
+        let cause = |n: usize| causes & (1 << n) != 0;
+        let when = |n: usize, seals: Seals| if cause(n) { seals } else { Seals::empty() };
+        let asked = Asked {
+            required: when(0, Seals::GROW),
+            forbidden: when(1, Seals::SEAL),
+            len: if cause(4) { 0..=LEN - 1 } else { 0..=LEN },
+            owner: Some(if cause(5) { OWNER + 1 } else { OWNER }),
+            ..NOTHING
+        };
+        let huge_page = cause(3).then_some(2 << 20);
+        let facts = Facts { extent: Extent { len: LEN, huge_page }, ..plain(seals) };
+        let in_order = [
+            Verdict::Missing(Seals::GROW.bits()),
+            Verdict::Forbidden(Seals::SEAL.bits()),
+            Verdict::UntrustedWriteSeal,
+            Verdict::HugeTlb,
+            Verdict::Length(LEN),
+            Verdict::Owner(OWNER + 1, OWNER),
+        ];
+        let first = in_order.into_iter().enumerate().find(|(n, _)| cause(*n));
+        let expected = first.map_or(Verdict::Taken, |(_, verdict)| verdict);
+        let kernel_checks = !cause(2);
+        assert_eq!(asked.expected(&facts, IMMUTABLE, kernel_checks), expected);
+        assert_eq!(verdict(&facts, IMMUTABLE, &asked.policy(), kernel_checks), expected);
+    }
+}
+
+#[test]
+fn a_live_file_is_taken_whatever_its_write_seal_is_worth() {
+    let facts = plain(Seals::all());
+    assert_eq!(verdict(&facts, LIVE, &SealPolicy::new(), false), Verdict::Taken);
+    // Control: the same seals do not make an immutable file.
+    let refused = verdict(&facts, IMMUTABLE, &SealPolicy::new(), false);
+    assert_eq!(refused, Verdict::UntrustedWriteSeal);
+}
+
+#[test]
+fn the_write_seal_is_questioned_only_where_the_state_rests_on_it_and_nothing_else_is_amiss() {
+    for policy in [SealPolicy::new(), SealPolicy::new().forbid(Seals::SEAL)] {
+        for seals in every_set() {
+            for state in [LIVE, IMMUTABLE] {
+                let questions = Cell::new(0);
+                let _ = judge(&plain(seals), state, &policy, |present| {
+                    assert_eq!(present, seals);
+                    questions.set(questions.get() + 1);
+                    true
+                });
+                let seals_suffice =
+                    seals.contains(state) && !seals.intersects(policy.forbidden(state));
+                let expected = seals_suffice && state.contains(Seals::WRITE);
+                assert_eq!(questions.get(), u32::from(expected), "{seals} {state}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_write_beside_exec_and_future_write_depends_on_the_kernel() {
+    let verdicts: Vec<bool> =
+        every_set().filter(|seals| seals.contains(UNCHECKED)).map(write_seal_is_enforced).collect();
+    assert_eq!(verdicts.len(), 8);
+    assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "one kernel, one answer");
+    for seals in every_set().filter(|seals| !seals.contains(UNCHECKED)) {
+        assert!(write_seal_is_enforced(seals), "{seals}");
+    }
+}
