@@ -1,0 +1,235 @@
+//! Where memory is short, what would be a `SIGBUS` later is an error now: under strict overcommit
+//! and with an empty hugetlb pool. The limits are the machine's, so these tests run one by one.
+#![allow(unsafe_code, reason = "children that die of SIGBUS, and a map that reserves nothing")]
+
+mod peer;
+
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use memmap2::MmapOptions;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
+use sealed_mmap::{CreateOptions, HugePages, Refusal, SealPolicy, SealedFile, Seals};
+
+use peer::{IMMUTABLE, is_root, memfd, refused, seal};
+
+const MIB: u64 = 1 << 20;
+const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
+
+/// A setting of the machine, put back in the end, and no other test of this file meanwhile.
+struct Machine {
+    changed: Option<(&'static str, String)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Machine {
+    fn alone() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { changed: None, _alone: alone }
+    }
+
+    /// Only a virtual machine that exists for the tests is anyone's to change.
+    fn may_be_changed() -> bool {
+        is_root() && std::env::var_os("SEALED_MMAP_VM").is_some()
+    }
+
+    fn change(&mut self, path: &'static str, value: &str) {
+        self.changed = Some((path, fs::read_to_string(path).unwrap()));
+        fs::write(path, value).unwrap();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for (path, value) in self.changed.iter() {
+            fs::write(path, value).unwrap();
+        }
+    }
+}
+
+/// Strict overcommit, and a length for which there is memory, but not under it.
+fn strict_overcommit() -> Option<(Machine, u64)> {
+    const MODE: &str = "/proc/sys/vm/overcommit_memory";
+    let mut machine = Machine::alone();
+    let strict = fs::read_to_string(MODE).unwrap().trim() == "2";
+    if std::env::var_os("SEALED_MMAP_CONFIG").is_some_and(|config| config == "overcommit2") {
+        assert!(strict, "this configuration was to be strict");
+    }
+    if !strict {
+        if !Machine::may_be_changed() {
+            eprintln!("not run: vm.overcommit_memory is not 2, and this machine is not the test's");
+            return None;
+        }
+        // Without effect in the other modes, so it need not be put back.
+        let limit = meminfo("Committed_AS:") + 64 * MIB;
+        fs::write("/proc/sys/vm/overcommit_kbytes", (limit / 1024).to_string()).unwrap();
+        machine.change(MODE, "2");
+    }
+    let headroom = meminfo("CommitLimit:").saturating_sub(meminfo("Committed_AS:"));
+    let too_much = headroom + 32 * MIB;
+    if too_much > (1 << 30).min(meminfo("MemAvailable:")) {
+        eprintln!("not run: {} MiB are allowed, too many to exhaust", headroom / MIB);
+        return None;
+    }
+    Some((machine, too_much))
+}
+
+fn meminfo(name: &str) -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+fn is_lack_of_memory(error: &io::Error) -> bool {
+    [Errno::NOSPC, Errno::NOMEM]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&error.raw_os_error())
+}
+
+/// Reads a byte of every page in a child, and says whether that ended in `SIGBUS`.
+fn reading_is_sigbus(map: &[u8]) -> bool {
+    // SAFETY: the child of this process with several threads reads memory and exits, no more.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        black_box(map.iter().step_by(4096).fold(0, |all, byte| all ^ byte));
+        // SAFETY: it has no obligations.
+        unsafe { libc::_exit(0) };
+    }
+    let child = Pid::from_raw(child).expect("a child");
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert!(status.exit_status() == Some(0) || status.terminating_signal() == Some(libc::SIGBUS));
+    status.exit_status().is_none()
+}
+
+fn hole(len: u64) -> SealedFile {
+    let file = memfd();
+    file.set_len(len).unwrap();
+    seal(&file, WHOLE).unwrap();
+    SealedFile::receive_read_only(file.into(), &SealPolicy::new()).unwrap()
+}
+
+#[test]
+fn filling_a_file_that_strict_overcommit_has_no_memory_for_is_an_error() {
+    let Some((_machine, too_much)) = strict_overcommit() else { return };
+    let mut draft = SealedFile::create("draft").unwrap();
+    draft.set_len(too_much).unwrap();
+    let error = draft.map_mut().unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+    assert_eq!(draft.metadata().unwrap().blocks(), 0, "nothing was taken");
+
+    let error = SealedFile::build("too much", too_much, |_| panic!("there is no slice"));
+    let error = error.unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+
+    // What fits is still to be had, in the same file too.
+    draft.set_len(MIB).unwrap();
+    draft.map_mut().unwrap().fill(7);
+    assert_eq!(draft.seal_read_only().unwrap().map_read_only().unwrap()[..], [7; MIB as usize]);
+}
+
+#[test]
+fn a_hole_that_strict_overcommit_has_no_memory_for_is_an_error_and_not_a_sigbus() {
+    let Some((_machine, too_much)) = strict_overcommit() else { return };
+    let file = hole(too_much);
+    let error = file.reserve().unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+    assert_eq!(file.metadata().unwrap().blocks(), 0, "nothing was taken");
+
+    let (refusal, fd) =
+        refused(file, |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(u64::MAX)));
+    let Refusal::CannotReserve(error) = refusal else { panic!("{refusal:?}") };
+    assert!(is_lack_of_memory(&error), "{error:?}");
+
+    let file = SealedFile::try_from(fd).unwrap();
+    let map = file.map_read_only().unwrap();
+    let populating = map.populate().map_err(|error| error.kind());
+    assert_ne!(populating, Ok(()));
+
+    // Control: without reserving, the same file is deadly.
+    let deadly = reading_is_sigbus(&map);
+    drop((map, file));
+    assert!(deadly);
+
+    let small = hole(MIB);
+    small.reserve().unwrap();
+    assert!(!reading_is_sigbus(&small.map_read_only().unwrap()));
+}
+
+/// An empty hugetlb file, and a length that its pool has too few free pages for.
+fn more_than_the_pool() -> Option<(File, u64)> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let file = match memfd_create("huge", flags) {
+        Ok(fd) => File::from(fd),
+        Err(errno) => {
+            assert!(matches!(errno, Errno::NODEV | Errno::INVAL | Errno::NOSYS), "{errno}");
+            eprintln!("not run: the kernel has no hugetlb pages ({errno})");
+            return None;
+        }
+    };
+    let page = file.metadata().unwrap().blksize();
+    let pool = |what: &str| -> u64 {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/{what}", page / 1024);
+        fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    };
+    if pool("nr_overcommit_hugepages") > 0 {
+        eprintln!("not run: the hugetlb pool grows on demand here");
+        return None;
+    }
+    Some((file, (pool("free_hugepages") - pool("resv_hugepages") + 1) * page))
+}
+
+#[test]
+fn filling_a_hugetlb_file_that_the_pool_has_no_pages_for_is_an_error() {
+    let _machine = Machine::alone();
+    let Some((_, too_much)) = more_than_the_pool() else { return };
+    let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
+    let mut draft = options.create("draft").unwrap();
+    draft.set_len(too_much).unwrap();
+    let error = draft.map_mut().unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+    let error = options.build("too much", too_much, |_| panic!("there is no slice")).unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+}
+
+#[test]
+fn a_hole_that_the_hugetlb_pool_has_no_page_for_is_an_error_and_not_a_sigbus() {
+    let _machine = Machine::alone();
+    let Some((file, too_much)) = more_than_the_pool() else { return };
+    file.set_len(too_much).unwrap();
+    seal(&file, WHOLE).unwrap();
+
+    // Control: mapped without asking the pool, the file is deadly.
+    let mut options = MmapOptions::new();
+    // SAFETY: the file is sealed, and only read.
+    let map = unsafe { options.no_reserve_swap().map(&file) };
+    match map {
+        Ok(map) => assert!(reading_is_sigbus(&map)),
+        Err(error) => {
+            // Kernels before 6.7 refuse shared maps of a writable descriptor of a sealed file.
+            assert_eq!(error.raw_os_error(), Some(Errno::PERM.raw_os_error()));
+            let file = peer::reopen(&file, rustix::fs::OFlags::RDONLY);
+            // SAFETY: as above.
+            let map = unsafe { options.no_reserve_swap().map(&file) }.unwrap();
+            assert!(reading_is_sigbus(&map));
+        }
+    }
+
+    let policy = SealPolicy::untrusted(u64::MAX).allow_hugetlb(true);
+    let error = SealedFile::receive_read_only(OwnedFd::from(file), &policy).unwrap_err();
+    let Refusal::CannotReserve(lack) = error.reason() else { panic!("{error:?}") };
+    assert!(is_lack_of_memory(lack), "{lack:?}");
+
+    let policy = SealPolicy::new().allow_hugetlb(true);
+    let file = SealedFile::receive_read_only(error.into_fd(), &policy).unwrap();
+    let error = file.reserve().unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+    let error = file.map_read_only().unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+}
