@@ -148,7 +148,7 @@ fn a_write_seal_that_would_not_count_is_not_added() {
         return eprintln!("not tried: the exec seal is unknown before Linux 6.3");
     }
     if exec_seal_is_checked() == Some(true) {
-        assert!(seals_of(&adopt(file, &SealPolicy::new())).contains(UNCHECKED));
+        assert!(seals_of(adopt(file, &SealPolicy::new())).contains(UNCHECKED));
     } else {
         let (refusal, fd) = refused(file, &SealPolicy::new());
         assert!(matches!(refusal, Refusal::UntrustedWriteSeal), "{refusal:?}");

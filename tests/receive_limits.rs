@@ -25,7 +25,7 @@ fn alone() -> MutexGuard<'static, ()> {
 /// Does something while no file can be opened.
 fn without_descriptors<T>(action: impl FnOnce() -> T) -> T {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();
     let result = action();
     setrlimit(Resource::Nofile, limit).unwrap();
     result

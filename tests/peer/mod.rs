@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use memmap2::MmapMut;
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, memfd_create};
@@ -77,16 +78,19 @@ pub(crate) fn map_writable(file: &File) -> MmapMut {
 /// Whether the kernel looks for writers before it adds WRITE with EXEC; `None` where it cannot be
 /// tried: there is no EXEC before Linux 6.3, and no executable file under `vm.memfd_noexec=2`.
 pub(crate) fn exec_seal_is_checked() -> Option<bool> {
-    let file = executable()?;
-    file.set_len(1).unwrap();
-    let _writable = map_writable(&file);
-    match seal(&file, Seals::EXEC) {
-        Ok(()) => Some(false),
-        Err(errno) => {
-            assert_eq!(errno, Errno::BUSY);
-            Some(true)
+    static CHECKED: OnceLock<Option<bool>> = OnceLock::new();
+    *CHECKED.get_or_init(|| {
+        let file = executable()?;
+        file.set_len(1).unwrap();
+        let _writable = map_writable(&file);
+        match seal(&file, Seals::EXEC) {
+            Ok(()) => Some(false),
+            Err(errno) => {
+                assert_eq!(errno, Errno::BUSY);
+                Some(true)
+            }
         }
-    }
+    })
 }
 
 /// A sealable file to which the kernel adds other seals together with EXEC.
@@ -166,7 +170,6 @@ pub(crate) struct Look {
     mode: u32,
     owner: u32,
     len: i64,
-    pub(crate) blocks: i64,
     seals: Result<u32, Errno>,
     offset: Result<u64, Errno>,
     status: OFlags,
@@ -185,7 +188,6 @@ pub(crate) fn look(fd: BorrowedFd<'_>) -> Look {
         mode: stat.st_mode,
         owner: stat.st_uid,
         len: stat.st_size,
-        blocks: stat.st_blocks,
         seals: rustix::fs::fcntl_get_seals(fd).map(|seals| seals.bits()),
         offset: rustix::fs::tell(fd),
         status: rustix::fs::fcntl_getfl(fd).unwrap(),
