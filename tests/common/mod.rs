@@ -5,6 +5,7 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use rustix::fs::XattrFlags;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use rustix::net::RecvFlags;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// How often to repeat: `quick`, or `full` where `SEALED_MMAP_FULL` is set.
@@ -34,6 +36,19 @@ impl Channel {
             Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("{error}"),
             _ => line.trim_end().to_owned(),
         }
+    }
+
+    /// Says that nothing more will be told.
+    pub(crate) fn hang_up(&mut self) {
+        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Whether the other side still listens.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut byte = [0];
+        let peeked =
+            rustix::net::recv(self.0.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(peeked, Ok((0, _)))
     }
 
     /// Tells a line and hears the answer.
@@ -66,8 +81,9 @@ impl Peer {
         Self { child, channel: Channel(BufReader::new(ours)) }
     }
 
-    /// Waits for the process to end by itself.
-    pub(crate) fn wait(mut self) -> ExitStatus {
+    /// Hangs up and waits for the process to end by itself.
+    pub(crate) fn dismiss(mut self) -> ExitStatus {
+        self.channel.hang_up();
         self.child.wait().unwrap()
     }
 }
