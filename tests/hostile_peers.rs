@@ -15,7 +15,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use common::{Channel, Mapping, Peer, READ, READ_WRITE, checksum, make_executable_by_acl};
-use io_uring::IoUring;
 use rustix::fs::{FallocateFlags, FsWord, OFlags, SeekFrom, fallocate};
 use rustix::io::Errno;
 use rustix::mm::Advice;
@@ -78,15 +77,23 @@ const ROLES: &[(&str, Role)] = &[
         parent.ask("ready");
     }),
     ("pins pages with io_uring", |file, parent| {
-        let ring = match IoUring::new(1) {
-            Ok(ring) => ring,
-            Err(error) => return parent.tell(format!("unavailable: {error}")),
-        };
+        const REGISTER_BUFFERS: libc::c_uint = 0;
+        let unavailable = || format!("unavailable: {}", io::Error::last_os_error());
+
+        let mut parameters = [0_u32; 30];
+        // SAFETY: the kernel's structure of parameters is as large as this.
+        let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+        if ring < 0 {
+            return parent.tell(unavailable());
+        }
         let map = Mapping::shared(&file, READ_WRITE).unwrap();
         let buffer = libc::iovec { iov_base: map.start().cast(), iov_len: map.len() };
         // SAFETY: no operation is ever submitted, so the buffer is only kept from moving.
-        if let Err(error) = unsafe { ring.submitter().register_buffers(&[buffer]) } {
-            return parent.tell(format!("unavailable: {error}"));
+        let done = unsafe {
+            libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_BUFFERS, &raw const buffer, 1)
+        };
+        if done < 0 {
+            return parent.tell(unavailable());
         }
         drop(map);
         parent.ask("ready");

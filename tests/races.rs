@@ -125,7 +125,7 @@ fn no_write_lands_after_the_seal() {
 fn writes_do_land_without_the_seal() {
     for (name, attack) in [("write", write as fn(&File, u64)), ("store", store)] {
         let mut outcomes = Outcomes::default();
-        for _ in 0..200 {
+        for _ in 0..rounds(200, 2_000) {
             let file = unsealed();
             outcomes.add(while_attacked(&file, 1, attack, || {
                 let map = Mapping::shared(&file, READ).unwrap();
