@@ -1,0 +1,192 @@
+//! What the main paths cost: their system calls, counted by strace, and no allocation.
+#![cfg(target_os = "linux")]
+#![allow(unsafe_code, reason = "a counting allocator is an unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use sealed_mmap::{SealPolicy, SealedFile};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: every call goes to the system's allocator with the arguments as they came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const LEN: usize = 64 << 10;
+static BYTES: [u8; LEN] = [7; LEN];
+
+/// Runs a path once, with `measured` around the part that counts.
+type Path = fn(measured: &dyn Fn(&mut dyn FnMut()));
+
+/// The measured paths, each with the most system calls it may make and with what these are where
+/// the kernel has everything (Linux 6.7).
+const PATHS: &[(&str, Path, usize, &[&str])] = &[
+    ("from_bytes", from_bytes, 4, &["memfd_create", "write", "F_ADD_SEALS", "F_GET_SEALS"]),
+    (
+        "build",
+        build,
+        8,
+        &[
+            "memfd_create",
+            "sysinfo",
+            "fallocate",
+            "mmap",
+            "madvise",
+            "munmap",
+            "F_ADD_SEALS",
+            "F_GET_SEALS",
+        ],
+    ),
+    ("receive and map", receive_and_map, 5, &["F_GETFL", "F_GET_SEALS", "fstat", "mmap"]),
+];
+
+fn from_bytes(measured: &dyn Fn(&mut dyn FnMut())) {
+    let mut file = None;
+    measured(&mut || file = SealedFile::from_bytes("costs", &BYTES).ok());
+    assert!(file.is_some());
+}
+
+fn build(measured: &dyn Fn(&mut dyn FnMut())) {
+    let fill = |bytes: &mut [u8]| -> io::Result<()> {
+        bytes.copy_from_slice(&BYTES);
+        Ok(())
+    };
+    let mut file = None;
+    measured(&mut || file = SealedFile::build("costs", LEN as u64, fill).ok());
+    assert!(file.is_some());
+}
+
+fn receive_and_map(measured: &dyn Fn(&mut dyn FnMut())) {
+    let mut fd = Some(OwnedFd::from(SealedFile::from_bytes("costs", &BYTES).unwrap()));
+    let policy = SealPolicy::new();
+    let mut received = None;
+    measured(&mut || {
+        let file = fd.take().and_then(|fd| SealedFile::receive_read_only(fd, &policy).ok());
+        received = file.and_then(|file| Some((file.map_read_only().ok()?, file)));
+    });
+    assert!(received.is_some_and(|(map, _file)| *map == BYTES));
+}
+
+#[test]
+fn the_main_paths_do_not_allocate() {
+    let allocations = |measured: &mut dyn FnMut()| {
+        let before = ALLOCATIONS.get();
+        measured();
+        ALLOCATIONS.get() - before
+    };
+    for (name, path, ..) in PATHS {
+        // Before Linux 6.4 finding out the page size, once, takes memory.
+        path(&|measured| measured());
+        path(&|measured| assert_eq!(allocations(measured), 0, "{name}"));
+    }
+    let control = allocations(&mut || drop(std::hint::black_box(Box::new(1))));
+    assert_eq!(control, 1);
+    let refused = allocations(&mut || drop(SealedFile::create("\0")));
+    assert_ne!(refused, 0, "an error with a message");
+}
+
+const TRACED: &str = "SEALED_MMAP_TRACED";
+
+/// Between two calls that the paths themselves never make.
+fn between_marks(measured: &mut dyn FnMut()) {
+    let _ = std::os::unix::process::parent_id();
+    measured();
+    let _ = std::os::unix::process::parent_id();
+}
+
+/// Not a promise: what strace runs.
+#[test]
+fn traced_process() {
+    let Ok(name) = std::env::var(TRACED) else { return };
+    let (_, path, ..) = PATHS.iter().find(|(path_name, ..)| *path_name == name).unwrap();
+    // What is found out once per process is not the path's.
+    path(&|measured| measured());
+    path(&between_marks);
+}
+
+/// What was called between the marks, in order.
+fn calls(name: &str) -> io::Result<Vec<String>> {
+    let log = std::env::temp_dir().join(format!("sealed-mmap-{}-{name}", std::process::id()));
+    let traced = Command::new("strace")
+        .args(["-f", "-qq", "-o"])
+        .arg(&log)
+        .arg(std::env::current_exe()?)
+        .args(["--exact", "traced_process", "--test-threads=1"])
+        .env(TRACED, name)
+        .output()?;
+    let lines = std::fs::read_to_string(&log).unwrap_or_default();
+    let _ = std::fs::remove_file(&log);
+    if !traced.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&traced.stderr).into_owned()));
+    }
+
+    // Every line begins with the number of the thread.
+    let mark = lines.lines().find(|line| line.contains("getppid()"));
+    let thread = mark.and_then(|line| line.split_whitespace().next()).unwrap();
+    let of_thread = lines.lines().filter_map(|line| line.strip_prefix(thread)).map(str::trim_start);
+    let marked = of_thread.skip_while(|line| !line.starts_with("getppid"));
+    let between = marked.skip(1).take_while(|line| !line.starts_with("getppid"));
+    Ok(between.map(name_of_call).collect())
+}
+
+/// `fcntl(3, F_GETFL) = …` is `F_GETFL`, and `mmap(NULL, … = -1 EPERM …` is `refused mmap`.
+fn name_of_call(line: &str) -> String {
+    let (name, arguments) = line.split_once('(').unwrap();
+    let name = match name {
+        "fcntl" | "fcntl64" => arguments.split([',', ')']).nth(1).unwrap().trim(),
+        "mmap2" => "mmap",
+        "fstat64" | "newfstatat" | "statx" => "fstat",
+        name => name,
+    };
+    if line.contains(" = -1 E") { format!("refused {name}") } else { name.to_owned() }
+}
+
+#[test]
+fn the_main_paths_make_these_system_calls_and_no_other() {
+    for (name, _, most, expected) in PATHS {
+        let mut calls = match calls(name) {
+            Ok(calls) => calls,
+            Err(error) => {
+                assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{error}");
+                return eprintln!("not tested, strace does not work here: {error}");
+            }
+        };
+        println!("{name}: {calls:?}");
+        let is_refused = |call: &String| call.starts_with("refused ");
+        assert!(calls.iter().any(is_refused) || calls.len() <= *most, "{name}: {calls:?}");
+        // What older kernels refuse is done in another way, and large pages call for a closer look.
+        calls.retain(|call| !is_refused(call) && !["fchmod", "fstatfs"].contains(&call.as_str()));
+        assert_eq!(calls, *expected, "{name}");
+    }
+}
