@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
@@ -169,7 +169,7 @@ impl CreateOptions {
         Ok(SealedFile::unsealed(file, self.huge_pages))
     }
 
-    /// Creates an immutable file that holds `bytes`.
+    /// Creates an immutable file that holds `bytes`. Its offset is 0, as with the other writers below.
     ///
     /// # Errors
     ///
@@ -193,8 +193,9 @@ impl CreateOptions {
                 Ok(())
             });
         }
-        let mut file = self.create(name)?;
-        file.write_all(bytes)?;
+        let file = self.create(name)?;
+        // Not `write_all`, so that whoever gets the file as standard input reads from its beginning.
+        file.as_file().write_all_at(bytes, 0)?;
         Ok(file.seal_with_len(bytes.len() as u64)?)
     }
 
@@ -269,6 +270,7 @@ impl CreateOptions {
         }
         let mut file = self.create(name)?;
         let len = copy(source.as_fd(), &mut file, limit)?;
+        file.rewind()?;
         Ok(file.seal_with_len(len)?)
     }
 }
@@ -297,10 +299,8 @@ fn copy(source: BorrowedFd<'_>, target: &mut SealedFile<Unsealed>, limit: u64) -
         return Err(too_large());
     }
     let after = sys::stat(source)?;
-    let unchanged = (before.len, before.modified) == (after.len, after.modified)
-        // Files of procfs and the like have a length of 0, whatever can be read from them.
-        && (before.len == copied || before.len == 0);
-    if before.is_regular && !unchanged {
+    // What was copied need not be as long: files of procfs and sysfs only claim some length.
+    if before.is_regular && (before.len, before.modified) != (after.len, after.modified) {
         let message = "the source changed while it was copied";
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
     }
@@ -343,6 +343,7 @@ fn copy_stream(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 sys::wait_readable(file.as_fd())?;
             }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

@@ -179,13 +179,13 @@ pub enum Refusal {
     #[error("the file is made of hugetlb pages; SealPolicy::allow_hugetlb takes them")]
     HugeTlb,
     /// The length is outside the policy's range.
-    #[error("the length of {len} bytes is outside of what the policy allows")]
+    #[error("the file has {len} bytes, which is outside of SealPolicy::len")]
     Length {
         /// Bytes.
         len: u64,
     },
     /// The file belongs to another user than the policy names.
-    #[error("the file belongs to uid {found}, not to uid {expected}")]
+    #[error("the file belongs to uid {found}, and SealPolicy::owner takes only uid {expected}")]
     Owner {
         /// The user id that the policy names.
         expected: u32,
@@ -245,8 +245,7 @@ impl From<Refusal> for io::Error {
 /// assert!(file.metadata()?.is_file());
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug, Error)]
-#[error("the descriptor was refused: {reason}")]
+#[derive(Debug)]
 pub struct ReceiveError {
     reason: Refusal,
     fd: OwnedFd,
@@ -275,6 +274,19 @@ impl ReceiveError {
     /// Gives both.
     pub fn into_parts(self) -> (Refusal, OwnedFd) {
         (self.reason, self.fd)
+    }
+}
+
+impl fmt::Display for ReceiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the descriptor was refused: {}", self.reason)
+    }
+}
+
+impl std::error::Error for ReceiveError {
+    /// The errno behind the reason, which is itself part of the message.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.reason.source()
     }
 }
 

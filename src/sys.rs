@@ -29,20 +29,20 @@ impl Memfd {
             let size = size.map_or(0, |size| size.log2() << MFD_HUGE_SHIFT);
             flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
         }
-        match rustix::fs::memfd_create(name, flags | exec_flag(self.executable)) {
+        let mut created = rustix::fs::memfd_create(name, flags | exec_flag(self.executable));
+        if let Err(Errno::INVAL) = created {
             // Linux before 6.3 does not know the exec flags. Every other flag has to stay: without
             // ALLOW_SEALING the file could never be sealed.
-            Err(Errno::INVAL) => {
-                let fd = rustix::fs::memfd_create(name, flags)?;
-                if !self.executable {
-                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o666))?;
-                }
-                Ok(fd.into())
+            created = rustix::fs::memfd_create(name, flags);
+            if let (Ok(fd), false) = (&created, self.executable) {
+                rustix::fs::fchmod(fd, Mode::from_raw_mode(0o666))?;
             }
-            Err(Errno::NODEV) => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the kernel has no huge pages of this size",
-            )),
+        }
+        match created {
+            Err(Errno::NODEV) => {
+                let message = "the kernel has no huge pages of this size";
+                Err(io::Error::new(io::ErrorKind::Unsupported, message))
+            }
             done => Ok(done?.into()),
         }
     }

@@ -52,7 +52,7 @@ type Path = fn(measured: &dyn Fn(&mut dyn FnMut()));
 /// The measured paths, each with the most system calls it may make and with what these are where
 /// the kernel has everything (Linux 6.7).
 const PATHS: &[(&str, Path, usize, &[&str])] = &[
-    ("from_bytes", from_bytes, 4, &["memfd_create", "write", "F_ADD_SEALS", "F_GET_SEALS"]),
+    ("from_bytes", from_bytes, 4, &["memfd_create", "pwrite64", "F_ADD_SEALS", "F_GET_SEALS"]),
     (
         "build",
         build,

@@ -62,11 +62,12 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     /// use sealed_mmap::SealedFile;
     /// use std::io::{ErrorKind, Write};
+    /// use std::os::unix::net::UnixStream;
     ///
-    /// let (reader, mut writer) = std::io::pipe()?;
+    /// let (reader, mut writer) = UnixStream::pair()?;
     /// writer.write_all(b"hello")?;
     /// drop(writer);
-    /// let file = SealedFile::copy_of("from a pipe", &reader, 1024)?;
+    /// let file = SealedFile::copy_of("from a socket", &reader, 1024)?;
     /// assert_eq!(&file.map_read_only()?[..], b"hello");
     ///
     /// let error = SealedFile::copy_of("shorter", &file, 4).unwrap_err();
@@ -108,7 +109,8 @@ impl SealedFile<ReadOnlySealed> {
 
     /// Takes a file and makes it immutable first where it is not: adds the seals that the state or
     /// the policy requires and the file lacks, and then [`Seals::SEAL`](crate::Seals::SEAL), unless
-    /// the policy forbids that. A file that the policy would refuse in any case is not sealed.
+    /// the policy forbids that. A file that the policy would refuse in any case is not sealed; one
+    /// that fails only when memory is [reserved](SealPolicy::reserve) for it comes back sealed.
     ///
     /// # Errors
     ///
@@ -215,7 +217,8 @@ impl SealedFile<ReadOnlySealed> {
     ///
     /// # Errors
     ///
-    /// * `ENOSPC`, `ENOMEM`: not enough memory; nothing was taken. A length beyond the machine's
+    /// * `ENOSPC`, `ENOMEM`: not enough memory. What was taken until then stays with the file (on
+    ///   hugetlb pages, and where signals made the kernel go in steps). A length beyond the machine's
     ///   memory and swap is refused before it is tried. Below that, a machine without strict
     ///   overcommit or a memory cgroup may call its OOM killer instead, so bound the length first.
     /// * `EACCES`, `Unsupported`: the descriptor is read-only, and the file cannot be opened for

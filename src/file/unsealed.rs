@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use crate::seals;
 use crate::state::{Extent, ReadOnlySealed, Unsealed};
@@ -206,21 +207,34 @@ impl SealedFile<Unsealed> {
             _ => error,
         }
     }
+
+    fn explain_write(&self, error: io::Error) -> io::Error {
+        self.explain(error, "a hugetlb file cannot be written: use map_mut")
+    }
 }
 
 /// Writes at the file's offset. A hugetlb file cannot be written, only mapped.
 impl Write for SealedFile<Unsealed> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let done = self.file.write(bytes);
-        done.map_err(|error| self.explain(error, "a hugetlb file cannot be written: use map_mut"))
+        self.file.write(bytes).map_err(|error| self.explain_write(error))
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let done = self.file.write_vectored(slices);
-        done.map_err(|error| self.explain(error, "a hugetlb file cannot be written: use map_mut"))
+        self.file.write_vectored(slices).map_err(|error| self.explain_write(error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// Reads and writes at an offset. A hugetlb file cannot be written, only mapped.
+impl FileExt for SealedFile<Unsealed> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset).map_err(|error| self.explain_write(error))
     }
 }

@@ -213,7 +213,7 @@ pub(crate) fn refused<T: Debug>(
     for words in cause_and_remedy(error.reason()) {
         assert!(message.contains(&words), "{words:?} in {message:?}");
     }
-    if let Some(source) = error.reason().source() {
+    if let Some(source) = error.source() {
         assert!(!message.contains(&source.to_string()), "its source is not repeated: {message}");
     }
     assert_eq!(error.fd().as_raw_fd(), number);
@@ -257,13 +257,14 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
         }
         Refusal::ForbiddenSeals { forbidden, present } => {
             assert!(!forbidden.is_empty() && present.contains(*forbidden));
-            vec![format!("the seals {forbidden}"), "policy".into(), format!("present: {present}")]
+            let seals = format!("the seals {forbidden} (present: {present})");
+            vec![seals, "policy forbids".into(), "make another file".into()]
         }
         Refusal::UntrustedWriteSeal => words(&["write seal", "MFD_NOEXEC_SEAL", "copy the file"]),
         Refusal::HugeTlb => words(&["hugetlb", "SealPolicy::allow_hugetlb"]),
-        Refusal::Length { len } => vec![format!("{len} bytes"), "policy".into()],
+        Refusal::Length { len } => vec![format!("{len} bytes"), "SealPolicy::len".into()],
         Refusal::Owner { expected, found } => {
-            vec![format!("uid {expected}"), format!("uid {found}")]
+            vec![format!("uid {expected}"), format!("uid {found}"), "SealPolicy::owner".into()]
         }
         Refusal::CannotSeal { reason, .. } => vec!["cannot seal".into(), reason.to_string()],
         Refusal::CannotReserve(_) => words(&["cannot reserve memory"]),
