@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "forks, and maps without this crate's care for the control")]
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, PipeWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::{CreateOptions, HugePages, SealFailure, SealedFile, Unsealed};
 
@@ -294,18 +295,18 @@ fn running_out_of_address_space_is_an_error_and_the_file_stays_usable() {
 /// A copy of this process that lives, and does nothing, until this is dropped.
 struct Forked {
     pid: libc::pid_t,
-    end: Option<PipeWriter>,
+    end: Option<OwnedFd>,
 }
 
 impl Forked {
     fn now() -> Self {
-        let (mut until, end) = io::pipe().unwrap();
+        let (until, end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         // SAFETY: the test runs alone in its process, so no other thread holds a lock, and the child
         // makes system calls alone.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             drop(end);
-            let _ = until.read(&mut [0]);
+            let _ = rustix::io::read(until, &mut [0]);
             // SAFETY: ends the child before it returns to code that belongs to its parent.
             unsafe { libc::_exit(0) };
         }
