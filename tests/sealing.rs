@@ -196,7 +196,7 @@ fn pin(draft: &mut SealedFile<Unsealed>) -> (File, File) {
 
 #[test]
 fn pages_that_are_pinned_for_a_moment_are_waited_for() {
-    const MOMENT: Duration = Duration::from_millis(300);
+    const MOMENT: Duration = Duration::from_millis(500);
 
     let (mut draft, _same_file) = pried_open();
     let (mut reader, _writer) = pin(&mut draft);
