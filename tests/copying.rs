@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use sealed_mmap::{CreateOptions, HugePages, SealedFile, Seals};
 
-const SIZES: [usize; 9] = [0, 1, 2, 4095, 4096, 4097, 65_536, 65_537, 1_000_003];
+const SIZES: [usize; 9] = [0, 1, 2, 4095, 4096, 4097, 65_536, 65_537, 300_001];
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n % 251) as u8).collect()

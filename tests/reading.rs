@@ -1,15 +1,20 @@
 //! Whatever way an immutable file is read, it is the same bytes; maps are owned, exact and bounded.
+#![allow(unsafe_code, reason = "unshare(2) can take much away, and so is unsafe")]
 
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+};
 use sealed_mmap::{OutOfBounds, ReadOnlyMap, SealedFile};
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -254,6 +259,62 @@ fn open_read_only_is_the_same_file_with_its_own_offset_and_cannot_write() {
     assert_eq!(errno(file.write_at(b"x", 0)), Err(Errno::PERM));
     let third = again.open_read_only().unwrap().try_clone().unwrap();
     assert_eq!(third.map_range(99, 1).unwrap()[..], pattern(100)[99..]);
+}
+
+#[test]
+fn open_read_only_does_not_believe_a_proc_that_leads_elsewhere() {
+    const TEST: &str = "open_read_only_does_not_believe_a_proc_that_leads_elsewhere";
+    const ROLE: &str = "SEALED_MMAP_TEST_ROLE";
+
+    if std::env::var_os(ROLE).is_none() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
+            .env(ROLE, "alone")
+            .output()
+            .unwrap();
+        let (out, err) = (output.stdout, output.stderr);
+        let text = String::from_utf8_lossy(&out) + String::from_utf8_lossy(&err);
+        assert!(text.contains("running 1 test") && output.status.success(), "{text}");
+        return;
+    }
+    // SAFETY: nobody in this process relies on seeing the mounts of others.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        assert_eq!(io::Error::last_os_error().kind(), ErrorKind::PermissionDenied);
+        eprintln!("only root can give itself another /proc");
+        return;
+    }
+    let file = file_of(b"hello");
+    let other = file_of(b"other");
+    let real = std::env::temp_dir().join(format!("sealed-mmap-proc-{}", std::process::id()));
+    fs::create_dir_all(&real).unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    mount_bind("/proc", &real).unwrap();
+    mount("tmpfs", "/proc", "tmpfs", MountFlags::empty(), None).unwrap();
+
+    let unsupported = |file: &SealedFile| {
+        let error = file.open_read_only().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("/proc/self/fd"), "{error}");
+    };
+    unsupported(&file);
+
+    fs::create_dir_all("/proc/self/fd").unwrap();
+    let entry = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::write(&entry, b"hello").unwrap();
+    unsupported(&file);
+
+    let lead_to = |target: &SealedFile| {
+        fs::remove_file(&entry).unwrap();
+        symlink(real.join(format!("self/fd/{}", target.as_raw_fd())), &entry).unwrap();
+    };
+    lead_to(&other);
+    unsupported(&file);
+    lead_to(&file);
+    let control = file.open_read_only().unwrap();
+    assert_eq!(control.map_read_only().unwrap()[..], *b"hello");
+
+    unmount(&real, UnmountFlags::DETACH).unwrap();
+    fs::remove_dir(real).unwrap();
 }
 
 #[test]
