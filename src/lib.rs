@@ -88,6 +88,8 @@
 //! | FreeBSD | as far as it goes: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/self/fd`; compiled, not tested |
 //! | others | the build stops |
 
+#[cfg(doctest)]
+mod compile_fail;
 mod create;
 mod error;
 mod file;
