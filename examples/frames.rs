@@ -322,7 +322,7 @@ impl Options {
         if (1..=1 << 30).contains(&options.size) {
             Ok(options)
         } else {
-            Err("a frame has between 1 byte and 1 GiB".into())
+            Err("a frame has at least 1 byte and at most 1 GiB".into())
         }
     }
 
