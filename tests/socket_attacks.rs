@@ -80,6 +80,11 @@ where
     let this = format!("{} over {kind:?}", Location::caller());
     match env::var(ATTACK) {
         Ok(wanted) if wanted == this => {
+            // Whoever waits for this process in vain is let go.
+            thread::spawn(|| {
+                thread::sleep(5 * A_MINUTE);
+                process::exit(1);
+            });
             attack(io::stdin().as_fd().try_clone_to_owned().unwrap());
             process::exit(0);
         }
