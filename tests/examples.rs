@@ -149,7 +149,7 @@ fn frames_are_cut_from_a_file_or_standard_input() {
 
 #[test]
 fn frames_of_every_size_pass() {
-    for (size, count) in [(1, 100), (4095, 100), (4097, 100), (4 << 20, 10)] {
+    for (size, count) in [(1, 10), (4095, 10), (4097, 10), (4 << 20, 3)] {
         let Some(mut frames) = example("frames") else { return };
         succeeds(frames.args([format!("--size={size}"), format!("--frames={count}")]), b"");
     }
