@@ -2,11 +2,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
+// Elsewhere these are left out whole, and rustc is silent about what a module with a
+// `compile_error!` lacks: its sentence is then the only error.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+pub(crate) use rustix::{
+    fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags},
+    mm::Advice,
+    net,
+};
 
 use crate::state::Extent;
 use crate::{HugePageSize, Seals};
@@ -87,6 +94,7 @@ pub(crate) struct Stat {
     pub(crate) owner: u32,
     pub(crate) is_regular: bool,
     /// Device and inode number.
+    #[cfg_attr(target_os = "freebsd", expect(dead_code, reason = "nothing is opened anew there"))]
     id: (u64, u64),
     /// Seconds and nanoseconds.
     pub(crate) modified: (i64, u64),
@@ -165,6 +173,8 @@ pub(crate) fn fits_memory(_len: u64) -> io::Result<()> {
 /// A new open file description of the same file.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
+    use std::os::fd::{AsFd, AsRawFd};
+
     let astray = || {
         let message = "opening the file anew needs a /proc/self/fd that leads back to it";
         io::Error::new(io::ErrorKind::Unsupported, message)
@@ -222,7 +232,7 @@ pub(crate) fn huge_pages_on_advice() -> bool {
 
 /// What `madvise(2)` is asked for, where the operating system knows it.
 pub(crate) mod advice {
-    use rustix::mm::Advice;
+    use super::Advice;
 
     #[cfg(not(target_os = "freebsd"))]
     mod known {
