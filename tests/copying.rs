@@ -441,7 +441,7 @@ fn signals_that_keep_coming_do_not_end_a_call() {
                 unsafe { libc::pthread_kill(this_thread, libc::SIGUSR1) };
             }
         });
-        let calls: [(&str, usize, Call); 4] = [
+        let calls: [(&str, usize, Call); 5] = [
             ("from_bytes", bytes.len(), &|| SealedFile::from_bytes("made", &bytes)),
             ("build", bytes.len(), &|| SealedFile::build("made", 40 << 20, |_| Ok(()))),
             ("copy of a file", bytes.len(), &|| SealedFile::copy_of("made", &source, u64::MAX)),
@@ -449,6 +449,11 @@ fn signals_that_keep_coming_do_not_end_a_call() {
                 let (near, far) = UnixStream::pair()?;
                 slowly(OwnedFd::from(far).into());
                 SealedFile::copy_of("made", near, u64::MAX)
+            }),
+            ("copy of a pipe", 100_000, &|| {
+                let (reader, writer) = pipe();
+                slowly(writer);
+                SealedFile::copy_of("made", reader, u64::MAX)
             }),
         ];
         let failed: Vec<_> = calls
@@ -468,4 +473,17 @@ fn signals_that_keep_coming_do_not_end_a_call() {
         done.store(true, Ordering::Relaxed);
         assert!(failed.is_empty(), "{failed:?}");
     });
+}
+
+#[test]
+fn a_file_that_has_less_than_its_size_says_is_copied_whole() {
+    let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    match fs::read(path) {
+        Ok(bytes) => {
+            let source = File::open(path).unwrap();
+            assert!(source.metadata().unwrap().len() > bytes.len() as u64);
+            is_sealed_with(&SealedFile::copy_of("copy", &source, 4096).unwrap(), &bytes);
+        }
+        Err(error) => eprintln!("{path} cannot be tried here: {error}"),
+    }
 }
