@@ -390,6 +390,14 @@ impl HugePages {
             Self::HugeTlb(_) => true,
         }
     }
+
+    /// hugetlbfs answers a bare `EINVAL` to what it cannot do.
+    pub(crate) fn explain(self, error: io::Error, what: &'static str) -> io::Error {
+        match (self, error.kind()) {
+            (Self::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
+            _ => error,
+        }
+    }
 }
 
 /// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).

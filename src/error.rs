@@ -160,7 +160,8 @@ pub enum Refusal {
     },
     /// Seals that the policy forbids are there.
     #[error(
-        "the file carries the seals {forbidden}, which the policy forbids (present: {present})"
+        "the file carries the seals {forbidden} (present: {present}), which the policy forbids; \
+         seals cannot be removed, so the sender must make another file"
     )]
     ForbiddenSeals {
         /// Forbidden and present.

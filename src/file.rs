@@ -239,15 +239,15 @@ impl<S: State> Seek for SealedFile<S> {
     }
 }
 
-/// Reading at an offset. Writing is the kernel's refusal: `EPERM`, or `EBADF` through a read-only
-/// descriptor.
-impl<S: Shared> FileExt for SealedFile<S> {
+/// Reading at an offset, in every state. Writing succeeds only while the file is [`Unsealed`];
+/// afterwards it is `EPERM`, or `EBADF` through a read-only descriptor.
+impl<S: State> FileExt for SealedFile<S> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.file.write_at(bytes, offset)
+        self.file.write_at(bytes, offset).map_err(|error| S::explain_write(self.known, error))
     }
 }
 

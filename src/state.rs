@@ -1,6 +1,7 @@
 //! The states of a [`SealedFile`](crate::SealedFile): each is one sentence of guarantee.
 
 use std::fmt;
+use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::{HugePages, Seals};
@@ -136,19 +137,31 @@ pub struct Extent {
     pub(crate) huge_page: Option<u64>,
 }
 
-mod private {
+pub(crate) mod private {
     use super::*;
 
     pub trait State {
         /// What a [`SealedFile`](crate::SealedFile) in this state remembers of its file.
         type Known: Copy + fmt::Debug + Send + Sync + Unpin + UnwindSafe + RefUnwindSafe + 'static;
+
+        /// Says what a failed `write(2)` means, where the errno does not.
+        fn explain_write(_known: Self::Known, error: io::Error) -> io::Error {
+            error
+        }
     }
+
     impl State for super::Unsealed {
         type Known = HugePages;
+
+        fn explain_write(huge_pages: HugePages, error: io::Error) -> io::Error {
+            huge_pages.explain(error, "a hugetlb file cannot be written: use map_mut")
+        }
     }
+
     impl State for super::FutureWriteSealed {
         type Known = Extent;
     }
+
     impl State for super::ReadOnlySealed {
         type Known = Extent;
     }

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
 use crate::seals;
+use crate::state::private::State;
 use crate::state::{Extent, ReadOnlySealed, Unsealed};
 use crate::sys;
 use crate::{CreateOptions, HugePages, SealError, SealFailure, SealedFile, Seals, UnsealedMap};
@@ -82,7 +82,7 @@ impl SealedFile<Unsealed> {
     #[doc(alias = "ftruncate")]
     pub fn set_len(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len).map_err(|error| {
-            self.explain(error, "the length of a hugetlb file is a multiple of its page size")
+            self.known.explain(error, "the length of a hugetlb file is a multiple of its page size")
         })
     }
 
@@ -197,44 +197,19 @@ impl SealedFile<Unsealed> {
     pub(crate) fn wants_transparent_huge_pages(&self) -> bool {
         self.known == HugePages::Transparent && sys::huge_pages_on_advice()
     }
-
-    /// hugetlbfs answers a bare `EINVAL` to what it cannot do.
-    fn explain(&self, error: io::Error, what: &'static str) -> io::Error {
-        match (self.known, error.kind()) {
-            (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => {
-                io::Error::new(kind, what)
-            }
-            _ => error,
-        }
-    }
-
-    fn explain_write(&self, error: io::Error) -> io::Error {
-        self.explain(error, "a hugetlb file cannot be written: use map_mut")
-    }
 }
 
 /// Writes at the file's offset. A hugetlb file cannot be written, only mapped.
 impl Write for SealedFile<Unsealed> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes).map_err(|error| self.explain_write(error))
+        self.file.write(bytes).map_err(|error| Unsealed::explain_write(self.known, error))
     }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_vectored(slices).map_err(|error| self.explain_write(error))
+        self.file.write_vectored(slices).map_err(|error| Unsealed::explain_write(self.known, error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-/// Reads and writes at an offset. A hugetlb file cannot be written, only mapped.
-impl FileExt for SealedFile<Unsealed> {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.file.write_at(bytes, offset).map_err(|error| self.explain_write(error))
     }
 }
