@@ -253,7 +253,7 @@ fn the_consumer_refuses_a_lie_and_says_which() {
     let short = &header(b"one")[..5];
     for (header, fd, complaint) in [
         (&header(b"one")[..], Some(sealed(b"two")), "frame 1 is not as it was sent"),
-        (&header(b"one"), Some(sealed(b"eleven byte")), "the length of 11 bytes"),
+        (&header(b"one"), Some(sealed(b"eleven byte")), "the file has 11 bytes"),
         (&header(b"eleven byte"), Some(sealed(b"eleven byte")), "announced with 11 bytes"),
         (&header(b"one"), Some(OwnedFd::from(unsealed.into_file())), "lacks the seals"),
         (&header(b"one"), Some(pipe.into()), "cannot carry seals"),
