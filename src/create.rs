@@ -10,7 +10,7 @@ use rustix::path::Arg;
 
 use crate::state::{ReadOnlySealed, Unsealed};
 use crate::sys;
-use crate::{SealedFile, Seals, get_seals};
+use crate::{Producer, SealedFile, Seals, get_seals};
 
 /// How a file is made. The default is what most callers want: sealable, not executable, plain pages.
 ///
@@ -272,6 +272,91 @@ impl CreateOptions {
         let len = copy(source.as_fd(), &mut file, limit)?;
         file.rewind()?;
         Ok(file.seal_with_len(len)?)
+    }
+
+    /// Creates a live file of `len` zeros, and its only writer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::create`] and [`create`](Self::create), and:
+    ///
+    /// * `InvalidInput`: the options make the file executable, which a live file never is; or, for
+    ///   hugetlb pages, the length is not a multiple of the page size.
+    /// * `EPERM`: the options do not allow sealing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::{CreateOptions, HugePages};
+    ///
+    /// let options = CreateOptions::new().huge_pages(HugePages::Transparent);
+    /// let mut producer = options.create_producer("frames", 1 << 20)?;
+    /// producer.write_at(0, b"the first of them")?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create_producer(&self, name: &str, len: u64) -> io::Result<Producer> {
+        self.build_producer(name, len, |_| Ok(()))
+    }
+
+    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody can see it,
+    /// and its only writer from then on. The slice is zeroed and page-aligned.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let producer = sealed_mmap::CreateOptions::new().build_producer("blank", 80, |bytes| {
+    ///     bytes.fill(b' ');
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(producer.file().map_live()?.to_vec(..2)?, b"  ");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn build_producer(
+        &self,
+        name: &str,
+        len: u64,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Producer> {
+        let mut file = self.create_without_exec_seal(name)?;
+        // A map of its own, so that no slice is left when the file is sealed and shared.
+        fill(&mut file.map_mut_with_len(len)?)?;
+        Producer::new(file)
+    }
+
+    /// A file that nobody can execute or open for writing, by its mode and not by a seal: `EXEC`
+    /// beside `FUTURE_WRITE` would cast doubt on `WRITE` (see [`write_seal_is_enforced`]).
+    ///
+    /// [`write_seal_is_enforced`]: crate::seals::write_seal_is_enforced
+    fn create_without_exec_seal(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
+        const EACCES: i32 = rustix::io::Errno::ACCESS.raw_os_error();
+
+        if self.executable {
+            let message = "a live file cannot be executable";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let unsupported = |message| Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        if !sys::HAS_FUTURE_WRITE {
+            return unsupported("the kernel has no F_SEAL_FUTURE_WRITE");
+        }
+        let always_exec_sealed = "a live file has to do without F_SEAL_EXEC, \
+                                  which the sysctl vm.memfd_noexec=2 puts on every file";
+        let file = match self.executable(true).create(name) {
+            Err(error) if error.raw_os_error() == Some(EACCES) => {
+                return unsupported(always_exec_sealed);
+            }
+            done => done?,
+        };
+        if get_seals(file.as_file())?.contains(Seals::EXEC) {
+            return unsupported(always_exec_sealed);
+        }
+        sys::set_mode(file.as_file().as_fd(), 0o444)?;
+        Ok(file)
     }
 }
 

@@ -50,6 +50,8 @@
 //! | take a file and seal it myself | [`SealedFile::adopt_read_only`] |
 //! | take any file, copying where it is not sealed | [`SealedFile::receive_or_copy`] |
 //! | read it | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
+//! | go on writing while others watch | [`Producer`] |
+//! | watch what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
 //! | look at or add seals by hand | [`get_seals`], [`add_seals`] |
 //!
@@ -61,7 +63,8 @@
 //!                └─into_file─▶ File ────────┤                 copy_of
 //!                             adopt_read_only
 //!                                           │
-//!  receive_future_write ──▶ FutureWriteSealed ──finish──┘
+//!  receive_future_write, ──▶ FutureWriteSealed ──finish──┘
+//!  Producer::file
 //! ```
 //!
 //! | state | promised | not promised | allowed |
@@ -93,6 +96,7 @@ mod compile_fail;
 mod create;
 mod error;
 mod file;
+mod live;
 mod map;
 mod receive;
 mod seals;
@@ -104,6 +108,7 @@ mod sys;
 pub use create::{CreateOptions, HugePageSize, HugePages};
 pub use error::{OutOfBounds, ReceiveError, Refusal, SealError, SealFailure};
 pub use file::SealedFile;
+pub use live::{LiveMap, Producer};
 pub use map::{ReadOnlyMap, UnsealedMap};
 pub use receive::SealPolicy;
 pub use seals::{Seals, add_seals, get_seals};

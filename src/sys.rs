@@ -68,6 +68,10 @@ fn exec_flag(_executable: bool) -> MemfdFlags {
     MemfdFlags::empty()
 }
 
+/// Whether `FUTURE_WRITE` means anything. FreeBSD stores seals that it does not know, and reports
+/// them, without enforcing them; an old Linux refuses them.
+pub(crate) const HAS_FUTURE_WRITE: bool = cfg!(not(target_os = "freebsd"));
+
 pub(crate) fn get_seals(fd: BorrowedFd<'_>) -> io::Result<Seals> {
     let seals = rustix::fs::fcntl_get_seals(fd)?;
     Ok(Seals::from_bits_retain(seals.bits()))
@@ -82,6 +86,16 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     let access = flags & OFlags::RWMODE;
     Ok(!flags.contains(OFlags::PATH) && (access == OFlags::RDONLY || access == OFlags::RDWR))
+}
+
+/// Whether the descriptor's access mode allows writing.
+pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let access = rustix::fs::fcntl_getfl(fd)? & OFlags::RWMODE;
+    Ok(access == OFlags::WRONLY || access == OFlags::RDWR)
+}
+
+pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u16) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?)
 }
 
 /// What `fstat(2)` tells, in types that are the same on every target.

@@ -1,11 +1,13 @@
 //! Files that a producer goes on writing.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::receive;
 use crate::seals;
 use crate::state::{FutureWriteSealed, ReadOnlySealed};
-use crate::{ReceiveError, SealError, SealPolicy, SealedFile, Seals};
+use crate::sys;
+use crate::{LiveMap, ReceiveError, Refusal, SealError, SealPolicy, SealedFile, Seals};
 
 /// A live file: one producer's mapping still writes, nobody else can.
 impl SealedFile<FutureWriteSealed> {
@@ -14,11 +16,15 @@ impl SealedFile<FutureWriteSealed> {
     ///
     /// # Errors
     ///
-    /// A [`Refusal`](crate::Refusal), with the descriptor.
+    /// A [`Refusal`], with the descriptor. A policy that [reserves](SealPolicy::reserve) memory, as
+    /// [`untrusted`](SealPolicy::untrusted) does, needs a descriptor that can write or be opened for
+    /// writing, which what a [`Producer`](crate::Producer) shares is not, except for root: that is
+    /// [`CannotReserve`](Refusal::CannotReserve) (`EACCES`).
     ///
     /// # Platform-specific
     ///
-    /// Linux 5.1 and later (the guarantee is claimed from 5.4.4); elsewhere no file has the seal.
+    /// Linux 5.1 and later (the guarantee is claimed from 5.4.4); elsewhere the
+    /// seal means nothing, and this is `Unsupported`.
     ///
     /// # Examples
     ///
@@ -38,18 +44,58 @@ impl SealedFile<FutureWriteSealed> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn receive_future_write(fd: OwnedFd, policy: &SealPolicy) -> Result<Self, ReceiveError> {
+        if !sys::HAS_FUTURE_WRITE {
+            let refusal = Refusal::Io(io::ErrorKind::Unsupported.into());
+            return Err(ReceiveError::new(refusal, fd));
+        }
         receive::receive(fd, policy)
     }
 
-    /// Makes the live file immutable: adds [`Seals::WRITE`] and [`Seals::SEAL`] and confirms them.
-    /// The producer's mapping has to be gone.
+    /// Maps the whole file, to be read while it is written.
+    ///
+    /// A file whose descriptor can write is opened anew for this, read-only: on old kernels a mapping
+    /// of a writable descriptor, even one that only reads, keeps the producer from
+    /// [finishing](crate::Producer::finish). Where it cannot be opened anew (no `/proc`, or the mode
+    /// does not let this user read) it is mapped as it is.
     ///
     /// # Errors
     ///
-    /// The file comes back as it was. [`WritableMapping`](crate::SealFailure::WritableMapping)
-    /// (`EBUSY`): the producer still has it mapped, or, before Linux 5.10.262 and 6.1, a reader maps
-    /// it shared from a writable descriptor. [`NotAllowed`](crate::SealFailure::NotAllowed)
-    /// (`EPERM`): the descriptor is read-only, or the file carries [`Seals::SEAL`].
+    /// * `FileTooLarge`: the length does not fit into the address space.
+    /// * `ENOMEM`: no address space or no mapping left, or not enough pages in the hugetlb pool.
+    /// * `EPERM`: the file has been finished, and the kernel (before 6.7 and its backports) maps such
+    ///   a file only through a read-only descriptor, which could not be had. Receive it as
+    ///   [immutable](SealedFile::receive_read_only).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let producer = sealed_mmap::Producer::create("counters", 4096)?;
+    /// let map = producer.file().map_live()?;
+    /// assert_eq!(map.len(), 4096);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "mmap")]
+    pub fn map_live(&self) -> io::Result<LiveMap> {
+        LiveMap::new(self)
+    }
+
+    /// Makes the live file immutable: adds [`Seals::WRITE`] and [`Seals::SEAL`] and confirms them.
+    /// The producer's mapping has to be gone, and the descriptor able to write: this is for what
+    /// [`Producer::finish`](crate::Producer::finish) gives back when it fails, and for files of
+    /// programs that do without this crate.
+    ///
+    /// # Errors
+    ///
+    /// The file comes back as it was, so that this can be tried again.
+    ///
+    /// * [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): the producer still has
+    ///   it mapped, or, on kernels before 5.10.262 and 6.1, a reader maps it shared from a writable
+    ///   descriptor.
+    /// * [`PinnedPages`](crate::SealFailure::PinnedPages) (`EBUSY`, after about a second): a reader
+    ///   pins pages for I/O.
+    /// * [`NotAllowed`](crate::SealFailure::NotAllowed) (`EPERM`): the descriptor is read-only, as
+    ///   what [`Producer::file`](crate::Producer::file) shares, or the file carries [`Seals::SEAL`].
     ///
     /// # Examples
     ///

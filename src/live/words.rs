@@ -1,0 +1,160 @@
+//! Bytes in and out of words. Knows nothing of mappings.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+use super::bulk;
+
+pub(crate) const WORD: usize = size_of::<usize>();
+
+/// Words that somebody may be writing, in memory that may be read-only: only ever loaded, `Relaxed`.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<'a>(&'a [AtomicUsize]);
+
+impl<'a> Words<'a> {
+    pub(super) fn new(words: &'a [AtomicUsize]) -> Self {
+        Self(words)
+    }
+
+    pub(crate) fn load(self, word: usize) -> usize {
+        self.0[word].load(Relaxed)
+    }
+
+    /// Where to wait for a change of the word's lower half, and to wake who waits. For the kernel
+    /// to look at; code uses [`load`](Self::load).
+    #[expect(dead_code, reason = "for `latest`")]
+    pub(crate) fn futex(self, word: usize) -> &'a AtomicU32 {
+        let lower = if cfg!(target_endian = "big") { WORD / size_of::<u32>() - 1 } else { 0 };
+        let half = self.0[word].as_ptr().cast::<u32>().wrapping_add(lower);
+        // SAFETY: `AtomicU32::from_ptr` wants a pointer that is aligned, valid for `'a`, and not
+        // accessed in another size without synchronization. It points into a word, which is no less
+        // aligned and outlives `'a`, and no code accesses what is returned.
+        unsafe { AtomicU32::from_ptr(half) }
+    }
+
+    /// Copies the bytes from `offset` on. They have to be there.
+    pub(super) fn read(self, offset: usize, target: &mut [u8]) {
+        let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
+        let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
+        let first = offset.div_ceil(WORD);
+        let end = first + whole.len() / WORD;
+
+        if !head.is_empty() {
+            let word = self.load(offset / WORD).to_ne_bytes();
+            head.copy_from_slice(&word[offset % WORD..][..head.len()]);
+        }
+        bulk::load(&self.0[first..end], whole);
+        if !tail.is_empty() {
+            let word = self.load(end).to_ne_bytes();
+            tail.copy_from_slice(&word[..tail.len()]);
+        }
+    }
+}
+
+/// Words of the only writer.
+pub(crate) struct WordsMut<'a>(Words<'a>);
+
+impl<'a> WordsMut<'a> {
+    /// # Safety
+    ///
+    /// The words are in memory that can be written.
+    pub(super) unsafe fn new(words: Words<'a>) -> Self {
+        Self(words)
+    }
+
+    pub(crate) fn store(&mut self, word: usize, value: usize) {
+        self.0.0[word].store(value, Relaxed);
+    }
+
+    /// Copies the bytes to `offset` on. There has to be room for them.
+    pub(super) fn write(&mut self, offset: usize, source: &[u8]) {
+        let (head, rest) = source.split_at(before_boundary(offset, source.len()));
+        let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
+        let first = offset.div_ceil(WORD);
+        let end = first + whole.len() / WORD;
+
+        if !head.is_empty() {
+            self.merge(offset / WORD, offset % WORD, head);
+        }
+        bulk::store(&self.0.0[first..end], whole);
+        if !tail.is_empty() {
+            self.merge(end, 0, tail);
+        }
+    }
+
+    /// Changes some bytes of a word. Nobody else stores to it in between.
+    fn merge(&mut self, word: usize, skip: usize, source: &[u8]) {
+        let mut bytes = self.0.load(word).to_ne_bytes();
+        bytes[skip..][..source.len()].copy_from_slice(source);
+        self.store(word, usize::from_ne_bytes(bytes));
+    }
+}
+
+/// How many of `len` bytes from `offset` on lie before the next boundary of words.
+fn before_boundary(offset: usize, len: usize) -> usize {
+    (offset.next_multiple_of(WORD) - offset).min(len)
+}
+
+pub(super) fn load_each(words: &[AtomicUsize], target: &mut [u8]) {
+    for (word, bytes) in words.iter().zip(target.chunks_exact_mut(WORD)) {
+        bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+    }
+}
+
+pub(super) fn store_each(words: &[AtomicUsize], source: &[u8]) {
+    for (word, bytes) in words.iter().zip(source.chunks_exact(WORD)) {
+        let bytes = bytes.try_into().expect("a chunk as long as a word");
+        word.store(usize::from_ne_bytes(bytes), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enough for cache lines with words before and after them, wherever the allocation lies.
+    const LEN: usize = 5 * 64 + WORD;
+
+    fn numbered(salt: usize) -> Vec<u8> {
+        (0..LEN).map(|n| (n * 7 + salt) as u8).collect()
+    }
+
+    fn words_of(bytes: &[u8]) -> Vec<AtomicUsize> {
+        let word = |bytes: &[u8]| usize::from_ne_bytes(bytes.try_into().unwrap());
+        bytes.chunks_exact(WORD).map(|bytes| AtomicUsize::new(word(bytes))).collect()
+    }
+
+    fn bytes_of(words: &[AtomicUsize]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect()
+    }
+
+    fn every_range() -> impl Iterator<Item = (usize, usize)> {
+        let step = if cfg!(miri) { 5 } else { 1 };
+        (0..=LEN)
+            .step_by(step)
+            .flat_map(move |start| (start..=LEN).step_by(step).map(move |end| (start, end)))
+    }
+
+    #[test]
+    fn every_range_is_read_as_it_is() {
+        let bytes = numbered(1);
+        let words = words_of(&bytes);
+        for (start, end) in every_range() {
+            let mut target = vec![0; end - start];
+            Words::new(&words).read(start, &mut target);
+            assert_eq!(target, bytes[start..end], "{start}..{end}");
+        }
+    }
+
+    #[test]
+    fn every_range_is_written_and_nothing_beside_it() {
+        let (old, new) = (numbered(1), numbered(2));
+        for (start, end) in every_range() {
+            let words = words_of(&old);
+            // SAFETY: a vector can be written.
+            let mut writable = unsafe { WordsMut::new(Words::new(&words)) };
+            writable.write(start, &new[start..end]);
+            let expected = [&old[..start], &new[start..end], &old[end..]].concat();
+            assert_eq!(bytes_of(&words), expected, "{start}..{end}");
+        }
+    }
+}

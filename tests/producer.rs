@@ -1,0 +1,371 @@
+//! What `Producer` promises: nobody else writes, it writes what it is told and no more, and
+//! finishing ends it. Needs `/proc`; runs as any user.
+#![cfg(target_os = "linux")]
+#![allow(unsafe_code, reason = "pinning pages of a mapping is one of the attacks")]
+
+#[allow(dead_code, reason = "not every attack is used here")]
+#[path = "common/kernel.rs"]
+mod kernel;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::thread;
+
+use kernel::*;
+use memmap2::{Mmap, MmapOptions};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
+use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
+use rustix::process::{Uid, geteuid};
+use rustix::thread::set_thread_res_uid;
+use sealed_mmap::{
+    CreateOptions, FutureWriteSealed, HugePages, OutOfBounds, Producer, Refusal, SealFailure,
+    SealPolicy, SealedFile, Seals, add_seals, get_seals,
+};
+
+const PAGE: u64 = 64 << 10; // a multiple of every page size in use
+
+/// `None` where the system has no producers: then that is what is checked.
+fn build(len: u64, fill: impl FnOnce(&mut [u8])) -> Option<Producer> {
+    let built = Producer::build("producer", len, |bytes| {
+        fill(bytes);
+        Ok(())
+    });
+    if memfd_noexec() != Some(2) {
+        return Some(built.unwrap());
+    }
+    let error = built.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("vm.memfd_noexec"), "{error}");
+    eprintln!("vm.memfd_noexec=2: {error}");
+    None
+}
+
+/// As the attempts want it.
+fn full_of_a() -> Option<Producer> {
+    build(LEN, |bytes| bytes.fill(b'a'))
+}
+
+fn numbered(len: usize, salt: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 7 + n / 251 + salt) as u8).collect()
+}
+
+fn shared_file(producer: &Producer) -> File {
+    producer.file().try_clone().unwrap().into()
+}
+
+/// What its owner can get at in spite of the mode.
+fn writable_file(producer: &Producer) -> File {
+    let file = shared_file(producer);
+    chmod(&file, 0o666).unwrap();
+    reopened(&file)
+}
+
+/// Runs as another user, or says that it cannot.
+fn as_stranger<T: Send>(body: impl FnOnce() -> T + Send) -> Option<T> {
+    let nobody = Uid::from_raw(65534);
+    thread::scope(|scope| {
+        let stranger = scope.spawn(|| match set_thread_res_uid(nobody, nobody, nobody) {
+            Ok(()) => Some(body()),
+            Err(error) => {
+                assert_eq!(error, Errno::PERM);
+                assert!(!geteuid().is_root());
+                eprintln!("only root can become another user ({error})");
+                None
+            }
+        });
+        stranger.join().unwrap()
+    })
+}
+
+fn open_for_writing(file: &File) -> io::Result<File> {
+    File::options().write(true).open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()))
+}
+
+#[test]
+fn nobody_else_can_write_or_resize() {
+    let Some(producer) = full_of_a() else { return };
+    let file = writable_file(&producer);
+    for attempts in [&WRITES[..], &SHRINKS, &GROWTHS, &APPENDS] {
+        all_refused(&file, attempts);
+        all_allowed(draft, attempts);
+    }
+}
+
+#[test]
+fn the_seals_are_the_promised_ones_and_leave_room_for_finishing() {
+    let Some(producer) = full_of_a() else { return };
+    let expected = Seals::FUTURE_WRITE | Seals::SHRINK | Seals::GROW;
+    assert_eq!(producer.file().get_seals().unwrap(), expected);
+}
+
+#[test]
+fn what_is_shared_can_only_read() {
+    let Some(producer) = full_of_a() else { return };
+    let file = shared_file(&producer);
+    assert_eq!(fcntl_getfl(&file).unwrap() & OFlags::RWMODE, OFlags::RDONLY);
+    assert_eq!(mode(&file), 0o444);
+    refused("write(2)", file.write_at(b"!", 0), Errno::BADF);
+    refused("a writable mapping", Mapping::shared(&file), Errno::ACCESS);
+    for seals in [Seals::SEAL, Seals::WRITE, Seals::empty()] {
+        refused("a seal", add_seals(&file, seals), Errno::PERM);
+    }
+    let error = producer.file().try_clone().unwrap().finish().unwrap_err();
+    assert_eq!(error.reason(), SealFailure::NotAllowed);
+    add_seals(writable_file(&producer), Seals::empty()).unwrap();
+}
+
+#[test]
+fn another_user_cannot_open_it_for_writing() {
+    let Some(producer) = full_of_a() else { return };
+    let (file, draft) = (shared_file(&producer), draft());
+    let attempts = || (open_for_writing(&file), open_for_writing(&draft));
+    let (live, control) = match as_stranger(attempts) {
+        Some(outcomes) => outcomes,
+        // Then not even the owner can, without changing the mode first.
+        None => attempts(),
+    };
+    refused("open", live, Errno::ACCESS);
+    control.unwrap();
+}
+
+#[test]
+fn another_user_can_receive_it_without_reserving() {
+    let Some(producer) = full_of_a() else { return };
+    let received = as_stranger(|| {
+        let fd = || OwnedFd::from(shared_file(&producer));
+        let policy = SealPolicy::untrusted(LEN);
+        let refused = SealedFile::receive_future_write(fd(), &policy).unwrap_err();
+        let Refusal::CannotReserve(error) = refused.reason() else { panic!("{refused}") };
+        assert_eq!(Errno::from_io_error(error), Some(Errno::ACCESS));
+        let live = SealedFile::receive_future_write(fd(), &policy.reserve(false)).unwrap();
+        live.map_live().unwrap().to_vec(..2).unwrap()
+    });
+    assert!(received.is_none_or(|bytes| bytes == b"aa"));
+}
+
+/// The limit of the promise, as documented.
+#[test]
+fn its_owner_can_prevent_finishing_but_not_write() {
+    let Some(producer) = full_of_a() else { return };
+    let file = writable_file(&producer);
+    add_seals(&file, Seals::SEAL).unwrap();
+    all_refused(&file, &WRITES);
+    let error = producer.finish().unwrap_err();
+    assert_eq!(error.reason(), SealFailure::NotAllowed);
+    assert_eq!(Errno::from_io_error(error.error()), Some(Errno::PERM));
+}
+
+#[test]
+fn every_range_is_written_and_nothing_beside_it() {
+    let len = 43; // no multiple of a word
+    let (old, new) = (numbered(len, 1), numbered(len, 2));
+    let Some(mut producer) = build(len as u64, |bytes| bytes.copy_from_slice(&old)) else {
+        return;
+    };
+    for start in 0..=len {
+        for end in start..=len {
+            producer.write_at(start as u64, &new[start..end]).unwrap();
+            let expected = [&old[..start], &new[start..end], &old[end..]].concat();
+            assert_eq!(contents(&shared_file(&producer)), expected, "{start}..{end}");
+            producer.write_at(0, &old).unwrap();
+        }
+    }
+}
+
+#[test]
+fn ranges_across_lines_and_pages_are_written_and_read_back() {
+    let len = 2 * PAGE as usize + 21;
+    let Some(mut producer) = build(len as u64, |_| ()) else { return };
+    let mut model = vec![0; len];
+    let edges =
+        [0, 1, 7, 8, 63, 64, 65, 4095, 4096, 65_535, 65_536, 131_071, 131_072, len - 1, len];
+    for (salt, start) in edges.into_iter().enumerate() {
+        for end in edges.into_iter().filter(|end| *end >= start) {
+            let bytes = numbered(end - start, salt);
+            producer.write_at(start as u64, &bytes).unwrap();
+            model[start..end].copy_from_slice(&bytes);
+            let mut back = vec![0; bytes.len()];
+            producer.read_at(start as u64, &mut back).unwrap();
+            assert!(back == bytes, "{start}..{end} read back");
+            assert!(contents(&shared_file(&producer)) == model, "{start}..{end}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_behind_the_end() {
+    let Some(mut producer) = build(11, |bytes| bytes.fill(0xff)) else { return };
+    producer.write_at(0, &[0xff; 11]).unwrap();
+    producer.write_at(10, &[0xff]).unwrap();
+    let file = shared_file(&producer);
+    let finished = producer.finish().unwrap();
+    // SAFETY: the file is finished, so nobody writes; the last page is there to its end.
+    let page = unsafe { MmapOptions::new().len(4096).map(&file) }.unwrap();
+    assert_eq!(page[..11], [0xff; 11]);
+    assert!(page[11..].iter().all(|byte| *byte == 0));
+    drop(finished);
+}
+
+#[test]
+fn out_of_bounds_says_what_and_changes_nothing() {
+    let Some(mut producer) = build(10, |_| ()) else { return };
+    for (offset, len) in [(0, 11), (8, 3), (10, 1), (11, 0), (11, 1), (u64::MAX, 1), (u64::MAX, 0)]
+    {
+        let mut bytes = vec![0xff; len];
+        let expected = OutOfBounds { offset, len: len as u64, size: 10 };
+        assert_eq!(producer.write_at(offset, &bytes), Err(expected));
+        assert_eq!(producer.read_at(offset, &mut bytes), Err(expected));
+        assert_eq!(bytes, vec![0xff; len]);
+    }
+    assert_eq!(contents(&shared_file(&producer)), [0; 10]);
+    producer.write_at(10, b"").unwrap();
+}
+
+#[test]
+fn an_empty_file_works() {
+    let Some(mut producer) = build(0, |bytes| assert!(bytes.is_empty())) else { return };
+    assert!(producer.is_empty());
+    producer.write_at(0, b"").unwrap();
+    producer.read_at(0, &mut []).unwrap();
+    let expected = OutOfBounds { offset: 0, len: 1, size: 0 };
+    assert_eq!(producer.write_at(0, b"!"), Err(expected));
+    assert!(producer.finish().unwrap().map_read_only().unwrap().is_empty());
+}
+
+#[test]
+fn memory_is_there_from_the_start() {
+    let options = CreateOptions::new();
+    for options in [options, options.huge_pages(HugePages::Transparent)] {
+        let Some(_) = build(1, |_| ()) else { return };
+        let producer = options.create_producer("producer", 1 << 20).unwrap();
+        assert!(producer.file().metadata().unwrap().blocks() * 512 >= 1 << 20);
+    }
+    let error = options.create_producer("producer", 1 << 62).unwrap_err();
+    assert!(matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::FileTooLarge));
+}
+
+#[test]
+fn huge_pages_work_or_are_refused_for_want_of_a_pool() {
+    let Some(_) = build(1, |_| ()) else { return };
+    let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
+    let page = match options.create("page size") {
+        Ok(file) => file.metadata().unwrap().blksize(),
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            return eprintln!("no hugetlb pages: {error}");
+        }
+    };
+    let mut producer = match options.create_producer("producer", page) {
+        Ok(producer) => producer,
+        Err(error) => {
+            let expected = [Some(Errno::NOMEM), Some(Errno::NOSPC)];
+            assert!(expected.contains(&Errno::from_io_error(&error)), "{error}");
+            return eprintln!("the hugetlb pool is empty: {error}");
+        }
+    };
+    let map = producer.file().map_live().unwrap();
+    producer.write_at(page - 3, b"end").unwrap();
+    assert_eq!(map.to_vec(page - 3..).unwrap(), b"end");
+    let finished = producer.finish().unwrap();
+    assert_eq!(finished.map_range(page - 3, 3).unwrap()[..], *b"end");
+}
+
+#[test]
+fn options_that_contradict_a_live_file_are_refused() {
+    let Some(_) = build(1, |_| ()) else { return };
+    let executable = CreateOptions::new().executable(true).create_producer("producer", 1);
+    assert_eq!(executable.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    let unsealable = CreateOptions::new().allow_sealing(false).create_producer("producer", 1);
+    refused("a producer without sealing", unsealable, Errno::PERM);
+}
+
+#[test]
+fn what_fill_writes_is_there_and_what_it_returns_comes_back() {
+    let Some(producer) = build(5, |bytes| bytes.copy_from_slice(b"hello")) else { return };
+    assert_eq!(contents(&shared_file(&producer)), b"hello");
+    let refusal = Producer::build("producer", 5, |_| Err(io::Error::other("no")));
+    assert_eq!(refusal.unwrap_err().to_string(), "no");
+}
+
+#[test]
+fn finishing_makes_the_last_bytes_final() {
+    let Some(mut producer) = full_of_a() else { return };
+    let (file, map) = (writable_file(&producer), producer.file().map_live().unwrap());
+    producer.write_at(3, b"the end").unwrap();
+    let mut last = vec![0; LEN as usize];
+    producer.read_at(0, &mut last).unwrap();
+
+    let finished = producer.finish().unwrap();
+    let promised = WRITE | FIXED_SIZE | SEAL;
+    assert!(finished.get_seals().unwrap().contains(promised));
+    assert!(finished.map_read_only().unwrap()[..] == last);
+    assert!(map.to_vec(..).unwrap() == last);
+    all_refused(&file, &WRITES);
+    all_refused(&file, &SHRINKS);
+    let fd = OwnedFd::from(finished.try_clone().unwrap());
+    let policy = SealPolicy::untrusted(LEN);
+    assert!(
+        SealedFile::receive_read_only(fd, &policy).unwrap().map_read_only().unwrap()[..] == last
+    );
+}
+
+#[test]
+fn a_reader_that_pins_pages_delays_finishing_and_a_retry_succeeds() {
+    type Pin = fn(&File, &OwnedFd);
+    let pins: [(&str, Pin); 2] = [
+        ("splice(2)", |file, to| {
+            splice(file, Some(&mut 0), to, None, 4096, SpliceFlags::empty()).unwrap();
+        }),
+        ("vmsplice(2)", |file, to| {
+            // SAFETY: nobody writes while this slice is there.
+            let map = unsafe { Mmap::map(file) }.unwrap();
+            let slices = [IoSliceRaw::from_slice(&map[..4096])];
+            // SAFETY: the kernel takes its own reference to the pages.
+            unsafe { vmsplice(to, &slices, SpliceFlags::empty()) }.unwrap();
+        }),
+    ];
+    for (what, pin) in pins {
+        let Some(producer) = full_of_a() else { return };
+        let (from, to) = pipe().unwrap();
+        pin(&shared_file(&producer), &to);
+        let seals = get_seals(producer.file()).unwrap();
+
+        let error = producer.finish().err().unwrap_or_else(|| panic!("{what} pins nothing"));
+        assert_eq!(error.reason(), SealFailure::PinnedPages, "{what}");
+        assert_eq!(Errno::from_io_error(error.error()), Some(Errno::BUSY));
+        let live: SealedFile<FutureWriteSealed> = error.into_file();
+        assert_eq!(live.get_seals().unwrap(), seals, "{what}");
+
+        drop((from, to));
+        let finished = live.finish().unwrap();
+        assert!(finished.map_read_only().unwrap().iter().all(|byte| *byte == b'a'));
+    }
+}
+
+#[test]
+fn readers_keep_reading_when_the_producer_is_gone() {
+    let Some(mut producer) = full_of_a() else { return };
+    let (file, map) = (producer.file().try_clone().unwrap(), producer.file().map_live().unwrap());
+    producer.write_at(0, b"last words").unwrap();
+    drop(producer);
+    assert_eq!(map.to_vec(..10).unwrap(), b"last words");
+    assert_eq!(file.map_live().unwrap().to_vec(..10).unwrap(), b"last words");
+}
+
+#[test]
+fn a_producer_can_move_and_be_read_across_threads() {
+    fn assert<T: Send + Sync + std::fmt::Debug + 'static>() {}
+    assert::<Producer>();
+    let Some(mut producer) = full_of_a() else { return };
+    let producer = thread::spawn(move || {
+        producer.write_at(0, b"there").unwrap();
+        producer
+    });
+    let producer = producer.join().unwrap();
+    let mut bytes = [0; 5];
+    producer.read_at(0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"there");
+}

@@ -1,0 +1,31 @@
+//! A forked child is no second writer of a live file. One test, in a process of its own: what is
+//! forked while another test creates a producer would inherit its mapping.
+#![cfg(target_os = "linux")]
+
+#[allow(dead_code, reason = "not every attack is used here")]
+#[path = "common/kernel.rs"]
+mod kernel;
+
+use std::io;
+
+use kernel::*;
+use rustix::io::Errno;
+use sealed_mmap::{Producer, add_seals};
+
+#[test]
+fn a_forked_child_does_not_keep_a_producer_from_finishing() {
+    let (file, inherited) = shared(draft());
+    let control = while_forked(Some(inherited), || Ok(()), || add_seals(&file, WRITE));
+    refused("sealing while a child has the mapping", control, Errno::BUSY);
+
+    match Producer::create("producer", LEN) {
+        Ok(producer) => {
+            while_forked(None, || Ok(()), || producer.finish()).unwrap();
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            assert_eq!(memfd_noexec(), Some(2));
+            eprintln!("vm.memfd_noexec=2: {error}");
+        }
+    }
+}
