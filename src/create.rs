@@ -341,9 +341,6 @@ impl CreateOptions {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let unsupported = |message| Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        if !sys::HAS_FUTURE_WRITE {
-            return unsupported("the kernel has no F_SEAL_FUTURE_WRITE");
-        }
         let always_exec_sealed = "a live file has to do without F_SEAL_EXEC, \
                                   which the sysctl vm.memfd_noexec=2 puts on every file";
         let file = match self.executable(true).create(name) {

@@ -71,7 +71,7 @@
 //! |---|---|---|---|
 //! | [`Unsealed`] | this value is the only handle | – | write, resize, `&mut [u8]`; no sharing |
 //! | [`ReadOnlySealed`] | no byte changes and the length cannot fall, in any process, for ever | that every page is in memory | share, clone, `&[u8]` |
-//! | [`FutureWriteSealed`] | the length cannot fall; only mappings made before the seal can write | that the bytes stay | share, clone; never `&[u8]` |
+//! | [`FutureWriteSealed`] | the length cannot fall; only mappings made before the seal, such as a [`Producer`]'s, can write | that the bytes stay | share, clone, copy bytes out; never `&[u8]` |
 //!
 //! A transition consumes the value. One that fails gives it back inside the error, contents and
 //! offset intact. The type parameter need not be written: `SealedFile` alone is the immutable file,

@@ -1,21 +1,10 @@
 //! Files that go on changing: one mapping writes, any number read.
 //!
 //! What is mapped here is written by another thread or process at any time, so it is never seen as
-//! bytes, only as whole aligned words that are accessed atomically:
-//!
-//! * every mapping begins at a page and is as long as whole words ([`Mapping::new`]), so that no
-//!   access crosses a word or leaves the mapping. What lies behind the end of the file, in its last
-//!   word and in its last page, can be accessed, and is never given out;
-//! * every access is `Relaxed` and of a word, which are the two conditions under which an atomic load
-//!   from read-only memory is defined (`std::sync::atomic`, "Atomic accesses to read-only memory"),
-//!   and all have the same size, without which overlapping accesses are not defined (same place,
-//!   "Memory model for atomic accesses");
-//! * a word of which only some bytes are written is loaded, changed and stored. That loses nothing,
-//!   for there is one writer: [`Producer::write_at`] takes `&mut self`, the file has no other
-//!   writable mapping, and after `F_SEAL_FUTURE_WRITE` it can get none.
-//!
-//! [`bulk`] moves several words with one instruction where the processor promises that each stays
-//! whole. The length cannot fall (`F_SEAL_SHRINK`), so no access faults for that reason.
+//! bytes, only as whole aligned words that are accessed atomically; [`soundness`](crate::soundness),
+//! "Live files", has the argument. Every mapping begins at a page and is as long as whole words
+//! ([`Mapping::new`]), so that no access crosses a word or leaves the mapping. What lies behind the
+//! end of the file, in its last word and page, can be accessed, and is never given out.
 #![allow(unsafe_code, reason = "mappings are seen as atomic words")]
 
 mod bulk;

@@ -87,7 +87,26 @@
 //! # Live files
 //!
 //! A [`FutureWriteSealed`] file is written by its producer all the time, and so there is never a
-//! `&[u8]` over one.
+//! `&[u8]` over one. [`LiveMap`] and [`Producer`] see it as whole aligned `usize` words:
+//!
+//! * *Every access is atomic, `Relaxed`, and of one size.* Two accesses of which one writes are a
+//!   data race unless both are atomic, and overlapping atomic accesses of different sizes are not
+//!   defined ([`std::sync::atomic`], "Memory model for atomic accesses"). A writer in another process
+//!   that uses other instructions can make a word look like a mixture of what it wrote, never
+//!   undefined: what it does is outside of this program.
+//! * *Loads work on read-only pages* because they are `Relaxed` and no larger than a word (same
+//!   place, "Atomic accesses to read-only memory").
+//! * *A word that is written in part* is loaded, changed and stored by the only writer:
+//!   [`Producer::write_at`] takes `&mut self`, the producer's is the only writable mapping, and after
+//!   `F_SEAL_FUTURE_WRITE` there can be no other.
+//! * *No access faults*: mappings are as long as the file, rounded up within its last page, and
+//!   `F_SEAL_SHRINK` keeps it that long.
+//! * *Several words at once*: on x86 with AVX the words are moved by instructions that the
+//!   manufacturers promise to be atomic for 16 aligned bytes (Intel SDM, volume 3, "Guaranteed Atomic
+//!   Operations"; AMD APM, volume 2, "Access Atomicity"), and so for each word in them.
+//!
+//! [`Producer::build`] fills the file through a `&mut [u8]` as an unsealed file; that mapping is gone
+//! before the live one is made.
 //!
 //! # Known holes in kernels
 //!
@@ -124,6 +143,10 @@
 //! [`ReadOnlySealed`]: crate::ReadOnlySealed
 //! [`FutureWriteSealed`]: crate::FutureWriteSealed
 //! [`UntrustedWriteSeal`]: crate::Refusal::UntrustedWriteSeal
+//! [`LiveMap`]: crate::LiveMap
+//! [`Producer`]: crate::Producer
+//! [`Producer::write_at`]: crate::Producer::write_at
+//! [`Producer::build`]: crate::Producer::build
 //! [`SealedFile::reserve`]: crate::SealedFile::reserve
 //! [`SealPolicy::reserve`]: crate::SealPolicy::reserve
 //! [`SealPolicy::untrusted`]: crate::SealPolicy::untrusted

@@ -68,16 +68,18 @@ fn exec_flag(_executable: bool) -> MemfdFlags {
     MemfdFlags::empty()
 }
 
-/// Whether `FUTURE_WRITE` means anything. FreeBSD stores seals that it does not know, and reports
-/// them, without enforcing them; an old Linux refuses them.
-pub(crate) const HAS_FUTURE_WRITE: bool = cfg!(not(target_os = "freebsd"));
+/// The seals that mean something. FreeBSD stores and reports others too, and enforces none of them.
+const ENFORCED: u32 = if cfg!(target_os = "freebsd") { 0x0f } else { !0 };
 
 pub(crate) fn get_seals(fd: BorrowedFd<'_>) -> io::Result<Seals> {
     let seals = rustix::fs::fcntl_get_seals(fd)?;
-    Ok(Seals::from_bits_retain(seals.bits()))
+    Ok(Seals::from_bits_retain(seals.bits() & ENFORCED))
 }
 
 pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: Seals) -> io::Result<()> {
+    if seals.bits() & ENFORCED != seals.bits() {
+        return Err(Errno::INVAL.into());
+    }
     Ok(rustix::fs::fcntl_add_seals(fd, SealFlags::from_bits_retain(seals.bits()))?)
 }
 

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::receive;
 use crate::seals;
 use crate::state::{FutureWriteSealed, ReadOnlySealed};
-use crate::sys;
-use crate::{LiveMap, ReceiveError, Refusal, SealError, SealPolicy, SealedFile, Seals};
+use crate::{LiveMap, ReceiveError, SealError, SealPolicy, SealedFile, Seals};
 
 /// A live file: one producer's mapping still writes, nobody else can.
 impl SealedFile<FutureWriteSealed> {
@@ -16,15 +15,15 @@ impl SealedFile<FutureWriteSealed> {
     ///
     /// # Errors
     ///
-    /// A [`Refusal`], with the descriptor. A policy that [reserves](SealPolicy::reserve) memory, as
+    /// A [`Refusal`](crate::Refusal), with the descriptor. A policy that [reserves](SealPolicy::reserve) memory, as
     /// [`untrusted`](SealPolicy::untrusted) does, needs a descriptor that can write or be opened for
     /// writing, which what a [`Producer`](crate::Producer) shares is not, except for root: that is
-    /// [`CannotReserve`](Refusal::CannotReserve) (`EACCES`).
+    /// [`CannotReserve`](crate::Refusal::CannotReserve) (`EACCES`).
     ///
     /// # Platform-specific
     ///
-    /// Linux 5.1 and later (the guarantee is claimed from 5.4.4); elsewhere the
-    /// seal means nothing, and this is `Unsupported`.
+    /// Linux 5.1 and later (the guarantee is claimed from 5.4.4). Elsewhere no file has the seal:
+    /// [`MissingSeals`](crate::Refusal::MissingSeals).
     ///
     /// # Examples
     ///
@@ -44,10 +43,6 @@ impl SealedFile<FutureWriteSealed> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn receive_future_write(fd: OwnedFd, policy: &SealPolicy) -> Result<Self, ReceiveError> {
-        if !sys::HAS_FUTURE_WRITE {
-            let refusal = Refusal::Io(io::ErrorKind::Unsupported.into());
-            return Err(ReceiveError::new(refusal, fd));
-        }
         receive::receive(fd, policy)
     }
 
