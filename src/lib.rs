@@ -94,6 +94,7 @@
 mod create;
 mod error;
 mod file;
+pub mod latest;
 mod live;
 mod map;
 mod receive;
