@@ -96,6 +96,7 @@ mod compile_fail;
 mod create;
 mod error;
 mod file;
+pub mod latest;
 mod live;
 mod map;
 mod receive;

@@ -25,7 +25,7 @@ use crate::state::{Extent, FutureWriteSealed, ReadOnlySealed, Unsealed};
 use crate::sys::{self, advice};
 use crate::{CreateOptions, OutOfBounds, SealError, SealFailure, SealedFile, Seals};
 
-use words::{WORD, Words, WordsMut};
+pub(crate) use words::{WORD, Words, WordsMut};
 
 /// The only writer of a live file, which any number of readers watch.
 ///
@@ -239,7 +239,7 @@ impl Producer {
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         let start = self.map.locate(offset, target.len() as u64)?;
-        self.map.words().read(start, target);
+        self.words().read(start, target);
         Ok(())
     }
 
@@ -279,10 +279,14 @@ impl Producer {
         writable.finish()
     }
 
-    fn words_mut(&mut self) -> WordsMut<'_> {
+    pub(crate) fn words(&self) -> Words<'_> {
+        self.map.words()
+    }
+
+    pub(crate) fn words_mut(&mut self) -> WordsMut<'_> {
         // SAFETY: `WordsMut::new` wants memory that can be written. `new` makes this mapping with
         // `MmapOptions::map_raw`, "a writeable memory map".
-        unsafe { WordsMut::new(self.map.words()) }
+        unsafe { WordsMut::new(self.words()) }
     }
 }
 
@@ -352,6 +356,10 @@ impl LiveMap {
         Ok(Self { map })
     }
 
+    pub(crate) fn words(&self) -> Words<'_> {
+        self.map.words()
+    }
+
     /// The length in bytes. It stays, whatever becomes of the file.
     pub fn len(&self) -> usize {
         self.map.len
@@ -385,7 +393,7 @@ impl LiveMap {
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         let start = self.map.locate(offset, target.len() as u64)?;
-        self.map.words().read(start, target);
+        self.words().read(start, target);
         fence(Ordering::Acquire);
         Ok(())
     }

@@ -270,3 +270,44 @@ pub(crate) mod advice {
 
     pub(crate) use known::*;
 }
+
+/// Words in shared memory to sleep on, across processes.
+pub(crate) mod futex {
+    use std::io;
+    use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    use rustix::{io::Errno, thread::futex};
+
+    /// Sleeps until somebody wakes those who sleep on the word, unless it differs from `expected`.
+    /// May end early.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn wait(
+        word: &AtomicU32,
+        expected: u32,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        // One that cannot be expressed is none.
+        let timeout = timeout.and_then(|timeout| futex::Timespec::try_from(timeout).ok());
+        match futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Wakes all.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn wake(word: &AtomicU32) {
+        // Fails only for an address that cannot be a futex.
+        let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn wait(_: &AtomicU32, _: u32, _: Option<Duration>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn wake(_: &AtomicU32) {}
+}

@@ -21,18 +21,19 @@ impl<'a> Words<'a> {
 
     /// Where to wait for a change of the word's lower half, and to wake who waits. For the kernel
     /// to look at; code uses [`load`](Self::load).
-    #[expect(dead_code, reason = "for `latest`")]
     pub(crate) fn futex(self, word: usize) -> &'a AtomicU32 {
         let lower = if cfg!(target_endian = "big") { WORD / size_of::<u32>() - 1 } else { 0 };
         let half = self.0[word].as_ptr().cast::<u32>().wrapping_add(lower);
-        // SAFETY: `AtomicU32::from_ptr` wants a pointer that is aligned, valid for `'a`, and not
-        // accessed in another size without synchronization. It points into a word, which is no less
-        // aligned and outlives `'a`, and no code accesses what is returned.
-        unsafe { AtomicU32::from_ptr(half) }
+        // SAFETY: a reference wants a pointer that is aligned and valid for `'a`, to initialized
+        // memory that nobody changes but through an `UnsafeCell`. It points into a word, which is no
+        // less aligned, outlives `'a`, and is an `AtomicUsize`, as what is returned is an atomic.
+        // Atomic accesses of different sizes must not overlap, but no code accesses what is
+        // returned, and what the kernel does is no access of this program.
+        unsafe { &*half.cast::<AtomicU32>() }
     }
 
     /// Copies the bytes from `offset` on. They have to be there.
-    pub(super) fn read(self, offset: usize, target: &mut [u8]) {
+    pub(crate) fn read(self, offset: usize, target: &mut [u8]) {
         let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
         let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
         let first = offset.div_ceil(WORD);
@@ -66,7 +67,7 @@ impl<'a> WordsMut<'a> {
     }
 
     /// Copies the bytes to `offset` on. There has to be room for them.
-    pub(super) fn write(&mut self, offset: usize, source: &[u8]) {
+    pub(crate) fn write(&mut self, offset: usize, source: &[u8]) {
         let (head, rest) = source.split_at(before_boundary(offset, source.len()));
         let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
         let first = offset.div_ceil(WORD);

@@ -1,0 +1,463 @@
+//! The newest value: one publishes, any number of processes read, and nobody waits for anybody.
+//!
+//! A [`Publisher`] makes a live file that holds the last few values. A [`Subscriber`] over that file
+//! copies the newest one out: always a whole value, never an older one than before. It may sleep
+//! until there is a newer one. The publisher does not know its subscribers, and none of them can
+//! slow it down, disturb it, or change a byte.
+//!
+//! ```
+//! # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+//! use std::time::Duration;
+//!
+//! use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+//! use sealed_mmap::{SealPolicy, SealedFile, Seals};
+//!
+//! let mut publisher = Publisher::create("weather", 4096)?; // values of up to 4096 bytes
+//! let descriptor = publisher.file().try_clone()?.into(); // to be sent to another process …
+//!
+//! // … which need not trust where it came from.
+//! let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
+//! let file = SealedFile::receive_future_write(descriptor, &policy)?;
+//! let mut weather = Subscriber::open(&file)?;
+//!
+//! publisher.publish(b"sunny")?;
+//! publisher.publish(b"cloudy")?;
+//!
+//! let mut value = Vec::new();
+//! assert_eq!(weather.latest(&mut value)?, Some(2)); // its number
+//! assert_eq!(value, b"cloudy");
+//! assert_eq!(weather.wait(2, Duration::from_millis(1))?, Waited::TimedOut);
+//! drop(publisher);
+//! assert_eq!(weather.wait(2, Duration::MAX)?, Waited::Ended);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Which to use
+//!
+//! | | immutable files | live file | newest value |
+//! |---|---|---|---|
+//! | types | [`SealedFile`] | [`Producer`], [`LiveMap`] | [`Publisher`], [`Subscriber`] |
+//! | for | frames, messages, whatever is large or must all arrive | counters, tables, a layout of your own | state of which only the newest matters |
+//! | a reader gets | `&[u8]` in place | a copy | a copy |
+//! | which belongs together | as a file | as a word | as a value |
+//! | values overwritten | never | always | unless read in time |
+//! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call if readers are to be woken |
+//! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
+//! | length of a value | any | fixed | up to a fixed capacity |
+//! | a hostile writer can | stop sending | write any bytes at any time | publish any bytes |
+//! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
+//!
+//! # Guarantees
+//!
+//! For readers, of an honest publisher:
+//!
+//! * A value is whole: all bytes are those of one call of [`Publisher::publish`], the one with that
+//!   number, which counts from 1.
+//! * A [`Subscriber`] never goes back to an older one.
+//! * A publisher that is killed, even in the middle of a call, leaves the last value that was
+//!   published whole.
+//!
+//! For readers, of any publisher, hostile ones included:
+//!
+//! * Nothing outside of the value is ever wrong: what is read is within the file, the value is no
+//!   longer than the capacity, the numbers that [`Subscriber::latest`] returns do not fall. How the
+//!   file is divided is checked and copied when it is opened, and not looked at again.
+//! * Nothing goes on for ever: [`latest`](Subscriber::latest) tries a fixed number of times, and
+//!   [`wait`](Subscriber::wait) ends when its time is over.
+//!
+//! For the publisher, of any readers: they cannot write, and nothing that it does depends on them.
+//! [`publish_quietly`](Publisher::publish_quietly) is wait-free.
+//! [`publish`](Publisher::publish) adds a system call that does not block, but takes longer the more
+//! readers there are to wake. It is made even if there are none: they can only read, and so cannot
+//! tell that they sleep.
+//!
+//! # Not guaranteed
+//!
+//! * That a hostile publisher's values mean anything, or are whole. It can change the bytes while
+//!   they are copied, and number them as it likes. Treat a value like a message from a stranger.
+//! * That every value is seen: those that were overwritten in between are gone.
+//! * That reading succeeds while the publisher overwrites values faster than they can be copied. A
+//!   reader is disturbed when the publisher comes round to the same slot, and then begins anew, with
+//!   the value that is newest by then. After a hundred times it says so.
+//! * That an end is told: a publisher that is killed, or never dropped, just falls silent.
+//! * What is not guaranteed of a [`LiveMap`] and a [`Producer`]. Above all, a foreign publisher may
+//!   leave holes in its file.
+
+mod protocol;
+
+use std::io;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use crate::live::{WORD, Words, WordsMut};
+use crate::state::FutureWriteSealed;
+use crate::{LiveMap, OutOfBounds, Producer, SealedFile, sys};
+
+use protocol::{Geometry, HEADER, NEWEST, Reader, Sink, Source, Writer};
+
+/// What the protocol reads and writes at once.
+type Word = usize;
+
+/// Enough that a reader is disturbed only where it is overtaken three times during one copy.
+const SLOTS: usize = 4;
+
+/// The one that publishes values.
+///
+/// Dropping it tells its subscribers that nothing newer will come. They keep the last value. A child
+/// of `fork(2)` does not inherit the memory, and so must neither use nor drop it.
+///
+/// # Examples
+///
+/// ```
+/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// use sealed_mmap::latest::Publisher;
+///
+/// let mut publisher = Publisher::create("position", 16)?;
+/// assert_eq!(publisher.publish(b"1.0 2.0")?, 1);
+/// assert_eq!(publisher.publish(b"1.5 2.0")?, 2);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Publisher {
+    producer: Producer,
+    writer: Writer,
+}
+
+impl Publisher {
+    /// Creates the file for values of up to `capacity` bytes, with four slots. Its memory is
+    /// reserved.
+    ///
+    /// # Errors
+    ///
+    /// * `InvalidInput`: the slots do not fit into the address space.
+    /// * Otherwise as [`Producer::create`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let publisher = sealed_mmap::latest::Publisher::create("readings", 1000)?;
+    /// assert_eq!(publisher.capacity(), 1000);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create(name: &str, capacity: usize) -> io::Result<Self> {
+        Self::create_with_slots(name, capacity, SLOTS)
+    }
+
+    /// [`create`](Self::create) with another number of slots, a power of two from 2 on. More of them
+    /// let a reader take longer to copy a value; each takes memory for one.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create). `InvalidInput` also if the slots are not a power of two from 2 on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// // Published at a high rate, and large.
+    /// let publisher = sealed_mmap::latest::Publisher::create_with_slots("scan", 1 << 20, 16)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create_with_slots(name: &str, capacity: usize, slots: usize) -> io::Result<Self> {
+        let geometry = Geometry::new(slots, capacity).ok_or_else(|| {
+            let message = "the slots are not a power of two from 2 on, or too large";
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        })?;
+        let producer = Producer::build(name, geometry.len() as u64, |bytes| {
+            bytes[..HEADER].copy_from_slice(&geometry.to_header());
+            Ok(())
+        })?;
+        Ok(Self { producer, writer: Writer::new(geometry) })
+    }
+
+    /// The file to share with subscribers, as a description that is open for reading only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::{latest::Publisher, socket::send_fds};
+    /// use std::os::{fd::AsFd, unix::net::UnixStream};
+    ///
+    /// let publisher = Publisher::create("readings", 1000)?;
+    /// let (to_subscriber, _from_publisher) = UnixStream::pair()?;
+    /// send_fds(&to_subscriber, b"readings", &[publisher.file().as_fd()])?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn file(&self) -> &SealedFile<FutureWriteSealed> {
+        self.producer.file()
+    }
+
+    /// The length of the longest value, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.writer.geometry().capacity
+    }
+
+    /// Publishes a value, wakes who sleeps until there is one, and returns its number: one more
+    /// than the last, from 1 on.
+    ///
+    /// It is [`publish_quietly`](Self::publish_quietly) and a system call that does not block.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]: the value is longer than the capacity. Nothing is published then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let mut publisher = sealed_mmap::latest::Publisher::create("state", 5)?;
+    /// assert_eq!(publisher.publish(b"on")?, 1);
+    /// assert_eq!(publisher.publish(b"off")?, 2);
+    /// assert!(publisher.publish(b"something else").is_err());
+    /// assert_eq!(publisher.publish(b"")?, 3);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn publish(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
+        let number = self.publish_quietly(value)?;
+        self.wake();
+        Ok(number)
+    }
+
+    /// Publishes a value without a system call, and so without waking anybody: for readers that
+    /// look when it suits them, or for values of which only the last few of a burst are worth waking
+    /// for. Who sleeps sleeps on, until the next [`publish`](Self::publish), the end, or a timeout.
+    ///
+    /// Wait-free: one copy and a few stores.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::latest::{Publisher, Subscriber};
+    ///
+    /// let mut publisher = Publisher::create("position", 16)?;
+    /// let mut position = Subscriber::open(publisher.file())?;
+    /// for x in 0..1000_u64 {
+    ///     publisher.publish_quietly(&x.to_ne_bytes())?;
+    /// }
+    /// let mut value = Vec::new(); // for the next picture
+    /// assert_eq!(position.latest(&mut value)?, Some(1000));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn publish_quietly(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
+        let capacity = self.capacity();
+        if value.len() > capacity {
+            return Err(OutOfBounds { offset: 0, len: value.len() as u64, size: capacity as u64 });
+        }
+        Ok(self.writer.publish(&mut self.producer.words_mut(), value))
+    }
+
+    fn wake(&self) {
+        sys::futex::wake(self.producer.words().futex(NEWEST));
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.writer.end(&mut self.producer.words_mut());
+        self.wake();
+    }
+}
+
+/// One that reads the newest value.
+///
+/// It is `Send` and `Sync`, owns its mapping, and outlives the publisher. For a second one, open the
+/// file again.
+///
+/// # Examples
+///
+/// ```
+/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+/// use std::time::Duration;
+///
+/// let mut publisher = Publisher::create("ticks", 8)?;
+/// let mut ticks = Subscriber::open(publisher.file())?;
+/// let reader = std::thread::spawn(move || {
+///     let (mut tick, mut seen) = (Vec::new(), 0);
+///     while ticks.wait(seen, Duration::from_secs(10))? == Waited::Newer {
+///         seen = ticks.latest(&mut tick)?.unwrap_or(0);
+///     }
+///     Ok::<_, std::io::Error>(tick)
+/// });
+/// for tick in 0..1000_u64 {
+///     publisher.publish(&tick.to_ne_bytes())?;
+/// }
+/// drop(publisher);
+/// assert_eq!(reader.join().unwrap()?, 999_u64.to_ne_bytes());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Subscriber {
+    map: LiveMap,
+    reader: Reader,
+}
+
+impl Subscriber {
+    /// Maps a publisher's file, and checks how it is divided, once and for all.
+    ///
+    /// # Errors
+    ///
+    /// * `InvalidData`: the file was not made by a [`Publisher`], or by one whose version or word
+    ///   size is another, or its slots do not fit into it.
+    /// * Otherwise as [`SealedFile::map_live`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::{Producer, latest::Subscriber};
+    ///
+    /// let producer = Producer::create("something else", 4096)?;
+    /// let error = Subscriber::open(producer.file()).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn open(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
+        let map = file.map_live()?;
+        let mut header = [0; HEADER];
+        let geometry = match map.read_at(0, &mut header) {
+            Ok(()) => Geometry::from_header(&header, map.len()),
+            Err(_) => Err("the file is too short to be a publisher's"),
+        }
+        .map_err(|message| io::Error::new(io::ErrorKind::InvalidData, message))?;
+        Ok(Self { map, reader: Reader::new(geometry) })
+    }
+
+    /// The length of the longest value, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.reader.geometry().capacity
+    }
+
+    /// Replaces `value` by the newest one, and returns its number; `None` and an empty `value`
+    /// before there is one.
+    ///
+    /// The number is that of the last call, and the value the same, if there is nothing newer. It is
+    /// never a smaller one. An error leaves `value` empty, and the next call may succeed.
+    ///
+    /// # Errors
+    ///
+    /// * `WouldBlock`: each of a hundred attempts was overtaken by the publisher, or it is hostile.
+    /// * `InvalidData`: the value is longer than the capacity; the publisher is hostile.
+    /// * `OutOfMemory`: no memory for the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::latest::{Publisher, Subscriber};
+    ///
+    /// let mut publisher = Publisher::create("state", 5)?;
+    /// let mut state = Subscriber::open(publisher.file())?;
+    /// let mut value = Vec::new();
+    /// assert_eq!(state.latest(&mut value)?, None);
+    ///
+    /// publisher.publish(b"off")?;
+    /// publisher.publish(b"on")?;
+    /// assert_eq!(state.latest(&mut value)?, Some(2));
+    /// assert_eq!(value, b"on");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn latest(&mut self, value: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        let outcome = self.reader.latest(&self.map.words(), value);
+        if !matches!(outcome, Ok(Some(_))) {
+            value.clear();
+        }
+        outcome
+    }
+
+    /// Sleeps until the newest value has another number than `seen`, which is what
+    /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
+    /// looks, without a system call; [`Duration::MAX`] is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of `futex(2)`, which has none for a program that is allowed to call it. `Unsupported`
+    /// on FreeBSD.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+    /// use std::time::Duration;
+    ///
+    /// let mut publisher = Publisher::create("state", 5)?;
+    /// let state = Subscriber::open(publisher.file())?;
+    /// assert_eq!(state.wait(0, Duration::from_millis(5))?, Waited::TimedOut);
+    /// publisher.publish(b"on")?;
+    /// assert_eq!(state.wait(0, Duration::from_secs(5))?, Waited::Newer);
+    /// drop(publisher);
+    /// assert_eq!(state.wait(0, Duration::from_secs(5))?, Waited::Newer);
+    /// assert_eq!(state.wait(1, Duration::from_secs(5))?, Waited::Ended);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "futex")]
+    pub fn wait(&self, seen: u64, timeout: Duration) -> io::Result<Waited> {
+        let deadline = Instant::now().checked_add(timeout);
+        let words = self.map.words();
+        loop {
+            // First, so that a value that comes from here on keeps this from falling asleep, unless
+            // it is exactly 2³¹ of them.
+            let expected = words.load(NEWEST) as u32;
+            let (number, ended) = Reader::newest(&words);
+            if number != seen {
+                return Ok(Waited::Newer);
+            }
+            if ended {
+                return Ok(Waited::Ended);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(Waited::TimedOut);
+            }
+            sys::futex::wait(words.futex(NEWEST), expected, left)?;
+        }
+    }
+}
+
+/// What ended [`Subscriber::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    /// There is a value to be read.
+    Newer,
+    /// There is none, and the publisher has said that none will come.
+    Ended,
+    /// There is none yet. This is all that is ever seen of a publisher that was killed.
+    TimedOut,
+}
+
+impl Source for Words<'_> {
+    fn load(&self, word: usize) -> Word {
+        Words::load(*self, word)
+    }
+
+    fn read(&self, word: usize, bytes: &mut [u8]) {
+        Words::read(*self, word * WORD, bytes);
+    }
+
+    fn acquire_fence(&self) {
+        fence(Ordering::Acquire);
+    }
+}
+
+impl Sink for WordsMut<'_> {
+    fn store(&mut self, word: usize, value: Word) {
+        WordsMut::store(self, word, value);
+    }
+
+    fn write(&mut self, word: usize, bytes: &[u8]) {
+        WordsMut::write(self, word * WORD, bytes);
+    }
+
+    fn release_fence(&mut self) {
+        fence(Ordering::Release);
+    }
+}

@@ -1,0 +1,448 @@
+//! What `latest` promises of an honest publisher: whole values, never an older one, across processes
+//! and through the publisher's death. `SEALED_MMAP_FULL=1` for the full numbers. Needs `/proc`.
+#![cfg(target_os = "linux")]
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap::socket::{recv_fd, send_fds};
+use sealed_mmap::{OutOfBounds, Producer, SealPolicy, SealedFile, Seals};
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(20);
+/// Where a process that a test starts is told its part.
+const PART: &str = "SEALED_MMAP_TEST_PART";
+
+fn full() -> bool {
+    env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
+}
+
+/// `None` where the system has no producers: then that is what is checked.
+fn create(capacity: usize, slots: usize) -> Option<Publisher> {
+    let created = Publisher::create_with_slots("latest", capacity, slots);
+    if fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|setting| setting == b"2\n") {
+        let error = created.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        eprintln!("vm.memfd_noexec=2: {error}");
+        return None;
+    }
+    Some(created.unwrap())
+}
+
+fn open(publisher: &Publisher) -> Subscriber {
+    Subscriber::open(publisher.file()).unwrap()
+}
+
+fn receive(fd: OwnedFd) -> Subscriber {
+    let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 30);
+    Subscriber::open(&SealedFile::receive_future_write(fd, &policy).unwrap()).unwrap()
+}
+
+/// Values of many lengths that tell their number and whether they are whole.
+struct Values(Vec<Vec<u8>>);
+
+impl Values {
+    const HEAD: usize = 8;
+
+    fn new(capacity: usize) -> Self {
+        let value = |n: usize| {
+            let len = Self::HEAD + (capacity - Self::HEAD) * (n + 1) / 64;
+            let mut value = vec![n as u8; len];
+            value[4] = !n as u8; // no value is a repetition of one byte
+            let check = crc32fast::hash(&value[4..]);
+            value[..4].copy_from_slice(&check.to_ne_bytes());
+            value
+        };
+        Self((0..64).map(value).collect())
+    }
+
+    /// The one to publish as `number`.
+    fn get(&self, number: u64) -> &[u8] {
+        &self.0[number as usize % 64]
+    }
+
+    fn publish_next(&self, publisher: &mut Publisher, number: &mut u64) {
+        *number += 1;
+        assert_eq!(publisher.publish(self.get(*number)).unwrap(), *number);
+    }
+}
+
+fn is_whole(value: &[u8]) -> bool {
+    value.len() > 4 && crc32fast::hash(&value[4..]).to_ne_bytes() == value[..4]
+}
+
+/// Runs the calling test once more, in a process that finds `part` in the environment.
+fn start(test: &str, part: &str, stdin: impl Into<Stdio>) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(PART, part)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Which part this process has.
+fn part() -> Option<String> {
+    env::var(PART).ok()
+}
+
+fn stdin() -> OwnedFd {
+    io::stdin().as_fd().try_clone_to_owned().unwrap()
+}
+
+/// Waits for success, and takes the number behind `what` from what it printed.
+fn result(child: Child, what: &str) -> u64 {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}: {text}", output.status);
+    let (_, rest) = text.rsplit_once(what).unwrap_or_else(|| panic!("no {what:?} in {text:?}"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn every_length_up_to_the_capacity_is_read_as_published() {
+    let Some(mut publisher) = create(200, 2) else { return };
+    let mut subscriber = open(&publisher);
+    assert_eq!((publisher.capacity(), subscriber.capacity()), (200, 200));
+    let bytes: Vec<u8> = (0..200).collect();
+    let mut read = vec![0xff; 300];
+    for (len, number) in (0..=200).chain((0..=200).rev()).zip(1..) {
+        assert_eq!(publisher.publish(&bytes[..len]).unwrap(), number);
+        assert_eq!(subscriber.latest(&mut read).unwrap(), Some(number));
+        assert_eq!(read, bytes[..len]);
+    }
+}
+
+#[test]
+fn a_capacity_of_zero_still_counts() {
+    let Some(mut publisher) = create(0, 2) else { return };
+    let mut subscriber = open(&publisher);
+    publisher.publish(&[]).unwrap();
+    assert_eq!(subscriber.latest(&mut vec![1]).unwrap(), Some(1));
+    assert!(publisher.publish(&[0]).is_err());
+}
+
+#[test]
+fn a_value_that_is_too_long_is_refused_and_changes_nothing() {
+    let Some(mut publisher) = create(10, 2) else { return };
+    let mut subscriber = open(&publisher);
+    publisher.publish(b"the newest").unwrap();
+    let file = publisher.file().map_live().unwrap();
+    let before = file.to_vec(..).unwrap();
+    let refusal = publisher.publish(b"much too long").unwrap_err();
+    assert_eq!(refusal, OutOfBounds { offset: 0, len: 13, size: 10 });
+    assert_eq!(file.to_vec(..).unwrap(), before);
+    let mut value = Vec::new();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
+    assert_eq!(value, b"the newest");
+    assert_eq!(publisher.publish(b"another").unwrap(), 2);
+}
+
+#[test]
+fn slots_that_are_no_power_of_two_or_cannot_be_mapped_are_refused() {
+    for (capacity, slots) in
+        [(1, 0), (1, 1), (1, 3), (1, 12), (1, usize::MAX), (usize::MAX, 2), (usize::MAX / 2, 4)]
+    {
+        let error = Publisher::create_with_slots("latest", capacity, slots).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{capacity}, {slots}");
+    }
+    for slots in [2, 4, 64] {
+        let Some(mut publisher) = create(1, slots) else { return };
+        publisher.publish(b"x").unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_read_before_the_first_value() {
+    let Some(mut publisher) = create(10, 2) else { return };
+    let mut subscriber = open(&publisher);
+    let mut value = b"from before".to_vec();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), None);
+    assert_eq!(value, b"");
+    publisher.publish(b"first").unwrap();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
+}
+
+#[test]
+fn subscribers_see_the_newest_whenever_they_come_and_as_often_as_they_ask() {
+    let Some(mut publisher) = create(10, 2) else { return };
+    for n in 1..=9 {
+        publisher.publish(&[n]).unwrap();
+        let mut late = open(&publisher);
+        for _ in 0..2 {
+            let mut value = Vec::new();
+            assert_eq!(late.latest(&mut value).unwrap(), Some(n.into()));
+            assert_eq!(value, [n]);
+        }
+    }
+}
+
+#[test]
+fn a_publisher_that_ends_says_so_and_leaves_its_last_value() {
+    let Some(mut publisher) = create(10, 2) else { return };
+    let mut subscriber = open(&publisher);
+    let file = publisher.file().try_clone().unwrap();
+    publisher.publish(b"last").unwrap();
+    assert_eq!(subscriber.wait(1, Duration::ZERO).unwrap(), Waited::TimedOut);
+    drop(publisher);
+    let mut late = Subscriber::open(&file).unwrap();
+    for subscriber in [&mut subscriber, &mut late] {
+        assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
+        let mut value = Vec::new();
+        assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
+        assert_eq!(value, b"last");
+        assert_eq!(subscriber.wait(1, LONG).unwrap(), Waited::Ended);
+    }
+}
+
+#[test]
+fn a_timeout_is_a_timeout() {
+    let Some(publisher) = create(10, 2) else { return };
+    let subscriber = open(&publisher);
+    for timeout in [Duration::ZERO, Duration::from_nanos(1), SHORT] {
+        let started = Instant::now();
+        assert_eq!(subscriber.wait(0, timeout).unwrap(), Waited::TimedOut);
+        assert!((timeout..LONG).contains(&started.elapsed()));
+    }
+}
+
+#[test]
+fn a_quiet_value_is_read_at_once_but_wakes_nobody() {
+    let Some(mut publisher) = create(10, 2) else { return };
+    let (mut subscriber, mut value) = (open(&publisher), Vec::new());
+    assert_eq!(publisher.publish_quietly(b"one").unwrap(), 1);
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
+    assert_eq!(value, b"one");
+    assert!(publisher.publish_quietly(&[0; 11]).is_err());
+
+    let quietly = time_asleep(&mut publisher, Duration::from_millis(200), |publisher| {
+        publisher.publish_quietly(b"two").unwrap();
+    });
+    assert!(quietly >= Duration::from_millis(200));
+    let control = time_asleep(&mut publisher, LONG, |publisher| {
+        publisher.publish(b"three").unwrap();
+    });
+    assert!(control < LONG);
+}
+
+/// How long a reader sleeps that is woken up by the publisher, or by the timeout.
+fn time_asleep(
+    publisher: &mut Publisher,
+    timeout: Duration,
+    publish: impl FnOnce(&mut Publisher),
+) -> Duration {
+    let mut subscriber = open(publisher);
+    let (tell, sleeper) = mpsc::channel();
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let seen = subscriber.latest(&mut Vec::new()).unwrap().unwrap();
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            let started = Instant::now();
+            assert_eq!(subscriber.wait(seen, timeout).unwrap(), Waited::Newer);
+            started.elapsed()
+        });
+        let status = format!("/proc/self/task/{}/stat", sleeper.recv().unwrap());
+        thread::sleep(SHORT);
+        while !fs::read_to_string(&status).unwrap().contains(") S ") {
+            thread::yield_now();
+        }
+        publish(publisher);
+        reader.join().unwrap()
+    })
+}
+
+#[test]
+fn a_sleeping_reader_is_woken_by_a_value_and_by_the_end() {
+    const NAME: &str = "a_sleeping_reader_is_woken_by_a_value_and_by_the_end";
+    if part().is_some() {
+        let subscriber = receive(stdin());
+        println!("sleeps");
+        let outcomes = [subscriber.wait(0, LONG).unwrap(), subscriber.wait(1, LONG).unwrap()];
+        assert_eq!(outcomes, [Waited::Newer, Waited::Ended]);
+        return println!("woken 2");
+    }
+    let Some(mut publisher) = create(10, 2) else { return };
+    let started = Instant::now();
+    let readers = [(); 2].map(|()| {
+        let mut child = start(NAME, "reader", publisher.file().try_clone().unwrap());
+        let (mut text, mut byte) = (String::new(), [0]);
+        while !text.ends_with("sleeps\n") {
+            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            text.push(byte[0].into());
+        }
+        child
+    });
+    thread::sleep(SHORT);
+    publisher.publish(b"morning").unwrap();
+    thread::sleep(SHORT);
+    drop(publisher);
+    assert_eq!(readers.map(|reader| result(reader, "woken ")), [2; 2]);
+    assert!(started.elapsed() < LONG);
+}
+
+#[test]
+fn a_reader_that_stands_still_does_not_hold_the_publisher_up() {
+    const NAME: &str = "a_reader_that_stands_still_does_not_hold_the_publisher_up";
+    if part().is_some() {
+        let mut subscriber = receive(stdin());
+        println!("reads");
+        loop {
+            let _ = subscriber.latest(&mut Vec::new());
+        }
+    }
+    let Some(mut publisher) = create(1 << 16, 2) else { return };
+    publisher.publish(&[1; 1 << 16]).unwrap();
+    let mut child = start(NAME, "reader", publisher.file().try_clone().unwrap());
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    for n in 2..1000 {
+        assert_eq!(publisher.publish(&[n as u8; 1 << 16]).unwrap(), n);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before() {
+    const NAME: &str =
+        "values_read_in_other_processes_are_whole_and_never_older_than_the_one_before";
+    const READERS: u64 = 2;
+    let reads = if full() { 10_000_000 } else { 100_000 } / READERS;
+    if part().is_some() {
+        let (mut subscriber, values) = (receive(stdin()), Values::new(4096));
+        assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
+        let (mut value, mut seen, mut distinct, mut overtaken) = (Vec::new(), 0, 0_u64, 0_u64);
+        for _ in 0..reads {
+            if distinct < 100 {
+                assert_eq!(subscriber.wait(seen, LONG).unwrap(), Waited::Newer);
+            }
+            match subscriber.latest(&mut value) {
+                Ok(number) => {
+                    let number = number.unwrap();
+                    assert!(number >= seen, "{number} after {seen}");
+                    assert!(is_whole(&value) && value == values.get(number), "{number}: torn");
+                    distinct += u64::from(number > seen);
+                    seen = number;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    overtaken += 1;
+                }
+            }
+        }
+        eprintln!("{reads} reads of {distinct} values among {seen}; {overtaken} given up");
+        assert!(overtaken < reads / 100);
+        return println!("distinct {distinct}");
+    }
+    let Some(mut publisher) = create(4096, 4) else { return };
+    let values = Values::new(4096);
+    let readers = [(); READERS as usize]
+        .map(|()| start(NAME, "reader", publisher.file().try_clone().unwrap()));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0;
+            while !over.load(Relaxed) {
+                values.publish_next(&mut publisher, &mut number);
+            }
+        });
+        let distinct = readers.map(|reader| result(reader, "distinct "));
+        over.store(true, Relaxed);
+        assert!(distinct.iter().all(|distinct| *distinct >= 100), "{distinct:?}");
+    });
+}
+
+/// The control of the test above.
+#[test]
+fn values_that_are_simply_copied_are_torn() {
+    if create(1, 2).is_none() {
+        return;
+    }
+    let values = Values::new(4096);
+    let whole = values.get(63); // 4096 bytes
+    let other: Vec<u8> = whole.iter().map(|byte| !byte).collect();
+    let mut producer = Producer::create("control", 4096).unwrap();
+    let map = producer.file().map_live().unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                producer.write_at(0, whole).unwrap();
+                producer.write_at(0, &other).unwrap();
+            }
+        });
+        let (started, mut torn) = (Instant::now(), false);
+        while !torn && started.elapsed() < LONG {
+            let value = map.to_vec(..).unwrap();
+            torn = value != whole && value != other;
+        }
+        over.store(true, Relaxed);
+        assert!(torn);
+    });
+}
+
+#[test]
+fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
+    const NAME: &str = "a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout";
+    const CAPACITY: usize = 1 << 16; // so long that the kill mostly comes while it is copied
+    if part().is_some() {
+        let mut publisher = create(CAPACITY, 2).unwrap();
+        let socket = UnixStream::from(stdin());
+        send_fds(&socket, b"!", &[publisher.file().as_fd()]).unwrap();
+        let (values, mut number) = (Values::new(CAPACITY), 0);
+        loop {
+            values.publish_next(&mut publisher, &mut number);
+        }
+    }
+    if create(1, 2).is_none() {
+        return;
+    }
+    let kills = if full() { 1000 } else { 40 };
+    let (values, mut value) = (Values::new(CAPACITY), Vec::new());
+    let mut halfway = 0;
+    for kill in 0..kills {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut child = start(NAME, "publisher", OwnedFd::from(theirs));
+        let (_, fd) = recv_fd(&ours, &mut [0]).unwrap();
+        let fd = fd.unwrap();
+        let file = SealedFile::receive_future_write(fd, &SealPolicy::new()).unwrap();
+        let mut subscriber = Subscriber::open(&file).unwrap();
+        assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
+        thread::sleep(Duration::from_nanos(kill * 7919 % 400_000));
+
+        let mut seen = subscriber.latest(&mut value).unwrap_or_default().unwrap_or(0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for _ in 0..2 {
+            let number = subscriber.latest(&mut value).unwrap().unwrap();
+            assert!(number >= seen);
+            assert!(is_whole(&value) && value == values.get(number));
+            seen = number;
+        }
+        assert_eq!(subscriber.wait(seen, Duration::from_micros(1)).unwrap(), Waited::TimedOut);
+
+        // The next value goes to the other slot, and its number comes first.
+        let map = file.map_live().unwrap();
+        let slot = 256 + (map.len() - 256) / 2 * ((seen as usize + 1) % 2);
+        let begun = map.to_vec(slot as u64..slot as u64 + 8).unwrap();
+        halfway += u32::from(begun == ((seen + 1) << 1).to_ne_bytes());
+    }
+    eprintln!("{kills} publishers killed, {halfway} in the middle of a value");
+    assert!(halfway > 0);
+}
+
+#[test]
+fn both_sides_can_move_to_other_threads_and_live_for_ever() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<Publisher>();
+    check::<Subscriber>();
+}

@@ -1,0 +1,281 @@
+//! What `latest` promises of any publisher: it may write what it likes into its file, and no reader
+//! crashes, hangs, reads beyond the value, or goes back. `SEALED_MMAP_FULL=1` for long runs.
+#![cfg(target_os = "linux")]
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
+
+use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap::{FutureWriteSealed, Producer, SealedFile};
+
+const CAPACITY: usize = 1000;
+const SLOTS: usize = 4;
+const WORD: usize = size_of::<usize>();
+const LONG: Duration = Duration::from_secs(60);
+
+// The layout that the module's source describes.
+const SLOTS_FIELD: u64 = 16;
+const CAPACITY_FIELD: u64 = 24;
+const NEWEST: u64 = 128;
+const FIRST_SLOT: u64 = 256;
+const STRIDE: u64 = (16 + CAPACITY as u64).next_multiple_of(128);
+/// Within a slot.
+const LEN: u64 = 8;
+
+/// A publisher's file after three values, and a writer of it that keeps to no protocol. `None` where
+/// the system has no producers.
+fn hostile() -> Option<Producer> {
+    if fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|setting| setting == b"2\n") {
+        let error = Publisher::create("latest", 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        eprintln!("vm.memfd_noexec=2: {error}");
+        return None;
+    }
+    let mut honest = Publisher::create_with_slots("honest", CAPACITY, SLOTS).unwrap();
+    for value in [&b"one"[..], b"two", b"three"] {
+        honest.publish(value).unwrap();
+    }
+    let bytes = honest.file().map_live().unwrap().to_vec(..).unwrap();
+    assert_eq!(bytes.len() as u64, FIRST_SLOT + SLOTS as u64 * STRIDE);
+    let producer = Producer::build("hostile", bytes.len() as u64, |file| {
+        file.copy_from_slice(&bytes);
+        Ok(())
+    });
+    Some(producer.unwrap())
+}
+
+fn open(producer: &Producer) -> Subscriber {
+    Subscriber::open(producer.file()).unwrap()
+}
+
+fn slot(number: u64) -> u64 {
+    FIRST_SLOT + number % SLOTS as u64 * STRIDE
+}
+
+/// As a slot and the header tell a number.
+fn stamp(number: u64) -> [u8; 8] {
+    let stamp = number << 1;
+    if cfg!(target_endian = "big") && WORD == 4 { stamp.rotate_left(32) } else { stamp }
+        .to_ne_bytes()
+}
+
+/// A xorshift generator.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Reads and waits while another thread attacks, and holds the reader to its promises.
+fn readers_stand(
+    name: &str,
+    mut producer: Producer,
+    mut attack: impl FnMut(&mut Producer, &mut Random) + Send,
+) {
+    let mut subscriber = open(&producer);
+    let time = Duration::from_millis(if full() { 10_000 } else { 200 });
+    let over = AtomicBool::new(false);
+    let (mut value, mut seen) = (Vec::new(), 0);
+    let (mut given, mut refused) = (0_u64, 0_u64);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = Random(0x9e37_79b9_7f4a_7c15);
+            while !over.load(Relaxed) {
+                attack(&mut producer, &mut random);
+            }
+        });
+        let started = Instant::now();
+        while started.elapsed() < time {
+            let begun = Instant::now();
+            match subscriber.latest(&mut value) {
+                Ok(number) => {
+                    assert!(number.unwrap_or(0) >= seen, "{name}");
+                    seen = number.unwrap_or(0);
+                    given += 1;
+                }
+                Err(error) => {
+                    let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::InvalidData];
+                    assert!(kinds.contains(&error.kind()), "{name}: {error}");
+                    assert!(value.is_empty(), "{name}");
+                    refused += 1;
+                }
+            }
+            assert!(value.len() <= CAPACITY, "{name}");
+            assert_eq!(subscriber.capacity(), CAPACITY, "{name}");
+            let _any = subscriber.wait(seen, Duration::from_micros(100)).unwrap();
+            assert!(begun.elapsed() < LONG, "{name}");
+        }
+        over.store(true, Relaxed);
+    });
+    eprintln!("{name}: {given} values, {refused} refusals");
+}
+
+fn full() -> bool {
+    env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
+}
+
+fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) {
+    let error = Subscriber::open(file).expect_err(what);
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
+}
+
+#[test]
+fn random_bytes_everywhere_confuse_no_reader() {
+    let Some(producer) = hostile() else { return };
+    let honest = producer.file().map_live().unwrap().to_vec(..).unwrap();
+    readers_stand("random bytes everywhere", producer, |producer, random| {
+        let at = random.next() % (honest.len() as u64 - 8);
+        producer.write_at(at, &random.next().to_ne_bytes()).unwrap();
+        if random.next() % 100 == 0 {
+            producer.write_at(0, &honest).unwrap(); // or nothing would ever be given out
+        }
+    });
+}
+
+#[test]
+fn random_lengths_and_rising_numbers_confuse_no_reader() {
+    let Some(producer) = hostile() else { return };
+    let mut number = 3;
+    readers_stand("random lengths and rising numbers", producer, move |producer, random| {
+        number += random.next() % 3;
+        let len = random.next() as usize >> (random.next() % usize::BITS as u64);
+        producer.write_at(slot(number), &stamp(number)).unwrap();
+        producer.write_at(slot(number) + LEN, &len.to_ne_bytes()).unwrap();
+        producer.write_at(NEWEST, &stamp(number)).unwrap();
+    });
+}
+
+#[test]
+fn numbers_that_fall_are_not_given_out() {
+    let Some(mut producer) = hostile() else { return };
+    let mut subscriber = open(&producer);
+    let mut value = Vec::new();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
+    for older in [2, 1, 0] {
+        producer.write_at(NEWEST, &stamp(older)).unwrap();
+        let error = subscriber.latest(&mut value).unwrap_err();
+        assert_eq!((error.kind(), value.len()), (io::ErrorKind::WouldBlock, 0));
+        // Control: whoever has not seen the newer one is told.
+        assert_eq!(open(&producer).latest(&mut value).unwrap().unwrap_or(0), older);
+    }
+    producer.write_at(NEWEST, &stamp(3)).unwrap();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
+}
+
+#[test]
+fn a_slot_that_is_always_being_written_is_given_up() {
+    let Some(mut producer) = hostile() else { return };
+    let mut subscriber = open(&producer);
+    let mut value = b"from before".to_vec();
+    producer.write_at(slot(3), &stamp(7)).unwrap();
+    let error = subscriber.latest(&mut value).unwrap_err();
+    assert_eq!((error.kind(), value.len()), (io::ErrorKind::WouldBlock, 0));
+    assert_eq!(subscriber.wait(3, Duration::from_millis(1)).unwrap(), Waited::TimedOut);
+    producer.write_at(slot(3), &stamp(3)).unwrap();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
+    assert_eq!(value, b"three");
+}
+
+#[test]
+fn a_length_beyond_the_capacity_is_refused_and_takes_no_memory() {
+    let Some(mut producer) = hostile() else { return };
+    let mut subscriber = open(&producer);
+    let mut value = Vec::new();
+    for len in [CAPACITY + 1, STRIDE as usize, usize::MAX / 2, usize::MAX] {
+        producer.write_at(slot(3) + LEN, &len.to_ne_bytes()).unwrap();
+        let error = subscriber.latest(&mut value).unwrap_err();
+        assert_eq!((error.kind(), value.len()), (io::ErrorKind::InvalidData, 0), "{len}");
+        assert!(value.capacity() <= CAPACITY);
+    }
+    producer.write_at(slot(3) + LEN, &CAPACITY.to_ne_bytes()).unwrap();
+    assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
+    assert_eq!((value.len(), &value[..6]), (CAPACITY, &b"three\0"[..]));
+}
+
+#[test]
+fn a_header_that_changes_after_opening_changes_nothing() {
+    let Some(mut producer) = hostile() else { return };
+    let mut subscriber = open(&producer);
+    for (slots, capacity) in [(2, 1), (1 << 40, 1 << 50), (u64::MAX, u64::MAX)] {
+        producer.write_at(SLOTS_FIELD, &slots.to_ne_bytes()).unwrap();
+        producer.write_at(CAPACITY_FIELD, &capacity.to_ne_bytes()).unwrap();
+        let mut value = Vec::new();
+        assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
+        assert_eq!((&value[..], subscriber.capacity()), (&b"three"[..], CAPACITY));
+        if slots > 2 {
+            refused(producer.file(), "what the header says now");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
+    let Some(mut producer) = hostile() else { return };
+    let (slots, capacity) = (SLOTS as u64, CAPACITY as u64);
+    let most = STRIDE - 16;
+    for (slots, capacity, fits) in [
+        (slots, capacity, true),
+        (slots, most, true),
+        (slots, most + 1, false),
+        (slots, u64::MAX, false),
+        (slots, u64::MAX - 16 - 127, false),
+        (slots, u64::MAX / slots, false),
+        (slots / 2, most, true),
+        (slots * 2, capacity, false),
+        (u64::MAX, 0, false),
+        (1 << 63, 0, false),
+        (1 << 57, 0, false), // times 128 bytes: comes out as 0 if it overflows
+        (1, capacity, false),
+        (0, capacity, false),
+        (3, capacity, false),
+    ] {
+        producer.write_at(SLOTS_FIELD, &slots.to_ne_bytes()).unwrap();
+        producer.write_at(CAPACITY_FIELD, &capacity.to_ne_bytes()).unwrap();
+        match fits {
+            true => drop(open(&producer)),
+            false => refused(producer.file(), &format!("{slots} slots of {capacity} bytes")),
+        }
+    }
+}
+
+#[test]
+fn a_file_of_something_else_is_not_opened() {
+    let Some(mut producer) = hostile() else { return };
+    for byte in 0..16 {
+        let mut before = [0];
+        producer.read_at(byte, &mut before).unwrap();
+        producer.write_at(byte, &[before[0] ^ 1]).unwrap();
+        refused(producer.file(), &format!("magic, version or word size at {byte}"));
+        producer.write_at(byte, &before).unwrap();
+    }
+    drop(open(&producer));
+
+    let bytes = producer.file().map_live().unwrap().to_vec(..).unwrap();
+    for len in [0, 1, 31, 32, 255, 256, bytes.len() - 1] {
+        let short = Producer::build("short", len as u64, |file| {
+            file.copy_from_slice(&bytes[..len]);
+            Ok(())
+        });
+        refused(short.unwrap().file(), &format!("the first {len} bytes"));
+    }
+}
+
+#[test]
+fn an_end_that_is_not_one_is_no_more_than_that() {
+    let Some(mut producer) = hostile() else { return };
+    let mut subscriber = open(&producer);
+    let mut ended = stamp(3);
+    ended[if cfg!(target_endian = "big") { 7 } else { 0 }] |= 1;
+    producer.write_at(NEWEST, &ended).unwrap();
+    assert_eq!(subscriber.wait(3, LONG).unwrap(), Waited::Ended);
+    producer.write_at(slot(4), &stamp(4)).unwrap();
+    producer.write_at(NEWEST, &stamp(4)).unwrap();
+    assert_eq!(subscriber.wait(3, LONG).unwrap(), Waited::Newer);
+    assert_eq!(subscriber.latest(&mut Vec::new()).unwrap(), Some(4));
+}

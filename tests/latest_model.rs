@@ -1,0 +1,256 @@
+//! The sequence protocol of `latest`, from the crate's own source, under every interleaving and
+//! every stale read that the memory model allows.
+//!
+//! loom keeps the stores that a relaxed load may still return and tries each, so that a missing
+//! fence shows as a torn value: the controls leave out one at a time. What it does not model is a
+//! load that returns what is only stored later in the same run. How often threads are interrupted is
+//! bounded: twice, four times with `SEALED_MMAP_FULL=1`, and as often as `LOOM_MAX_PREEMPTIONS` says.
+//! Best run with `--release`.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))] // where loom's switching of stacks builds
+#![allow(dead_code, reason = "the model needs a part of the protocol")]
+#![allow(clippy::duplicate_mod, clippy::unnecessary_cast, reason = "each time with other words")]
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use loom::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
+use loom::sync::atomic::{AtomicUsize, fence};
+
+#[path = "../src/latest"]
+mod words_of_64_bits {
+    pub(crate) type Word = u64;
+    pub(crate) mod protocol;
+}
+
+#[path = "../src/latest"]
+mod words_of_32_bits {
+    pub(crate) type Word = u32;
+    pub(crate) mod protocol;
+}
+
+/// A stand-in for 32 bits, whose lowest part of a number comes round soon enough for a test.
+#[path = "../src/latest"]
+mod words_of_16_bits {
+    pub(crate) type Word = u16;
+    pub(crate) mod protocol;
+}
+
+/// Words that two threads share.
+struct Memory {
+    words: Arc<[AtomicUsize]>,
+    /// How many fences this side executes before it leaves one out.
+    before_omission: Cell<usize>,
+}
+
+impl Memory {
+    fn new(words: usize) -> Self {
+        let words = (0..words).map(|_| AtomicUsize::new(0)).collect();
+        Self { words, before_omission: Cell::new(NEVER) }
+    }
+
+    fn side(&self, before_omission: usize) -> Self {
+        Self { words: Arc::clone(&self.words), before_omission: Cell::new(before_omission) }
+    }
+
+    fn fence(&self, ordering: Ordering) {
+        let before = self.before_omission.get();
+        self.before_omission.set(before.wrapping_sub(1));
+        if before != 0 {
+            fence(ordering);
+        }
+    }
+}
+
+const NEVER: usize = usize::MAX;
+
+/// A writer that publishes while a reader reads.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The numbers published beforehand, and by the other thread.
+    before: &'static [u64],
+    during: &'static [u64],
+    reads: usize,
+    /// Fences executed before one is left out.
+    writer: usize,
+    reader: usize,
+}
+
+const RUN: Run = Run { before: &[1], during: &[2, 3], reads: 2, writer: NEVER, reader: NEVER };
+
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    let full = std::env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1");
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(if full { 4 } else { 2 }));
+    builder.check(model);
+}
+
+macro_rules! model {
+    ($width:ident) => {
+        use super::*;
+        use crate::$width::Word;
+        use crate::$width::protocol::{Geometry, Reader, Sink, Source, Writer};
+
+        const WORD: usize = size_of::<Word>();
+
+        impl Source for Memory {
+            fn load(&self, word: usize) -> Word {
+                self.words[word].load(Relaxed) as Word
+            }
+
+            fn read(&self, word: usize, bytes: &mut [u8]) {
+                for (i, bytes) in bytes.chunks_exact_mut(WORD).enumerate() {
+                    bytes.copy_from_slice(&Source::load(self, word + i).to_ne_bytes());
+                }
+            }
+
+            fn acquire_fence(&self) {
+                self.fence(Acquire);
+            }
+        }
+
+        impl Sink for Memory {
+            fn store(&mut self, word: usize, value: Word) {
+                self.words[word].store(value as usize, Relaxed);
+            }
+
+            fn write(&mut self, word: usize, bytes: &[u8]) {
+                for (i, bytes) in bytes.chunks_exact(WORD).enumerate() {
+                    Sink::store(self, word + i, Word::from_ne_bytes(bytes.try_into().unwrap()));
+                }
+            }
+
+            fn release_fence(&mut self) {
+                self.fence(Release);
+            }
+        }
+
+        /// Takes stores and keeps none.
+        struct Void;
+
+        impl Sink for Void {
+            fn store(&mut self, _: usize, _: Word) {}
+            fn write(&mut self, _: usize, _: &[u8]) {}
+            fn release_fence(&mut self) {}
+        }
+
+        /// Two words that tell the number.
+        fn value_of(number: u64) -> Vec<u8> {
+            (number as Word).to_ne_bytes().repeat(2)
+        }
+
+        /// For each number to be published, a writer that has come that far.
+        fn writers(geometry: Geometry, numbers: &[u64]) -> Vec<(Writer, u64)> {
+            let mut writer = Writer::new(geometry);
+            let mut published = 0;
+            let mut writers = Vec::new();
+            for &number in numbers {
+                while published < number - 1 {
+                    published = writer.publish(&mut Void, &[]);
+                }
+                writers.push((writer.clone(), number));
+            }
+            writers
+        }
+
+        fn publish(writers: &[(Writer, u64)], memory: &mut Memory) {
+            for (writer, number) in writers {
+                assert_eq!(writer.clone().publish(memory, &value_of(*number)), *number);
+            }
+        }
+
+        fn run(run: Run) {
+            let geometry = Geometry::new(2, 2 * WORD).unwrap();
+            let (before, during) =
+                (writers(geometry, run.before), Arc::new(writers(geometry, run.during)));
+            check(move || {
+                let mut memory = Memory::new(geometry.len() / WORD);
+                publish(&before, &mut memory);
+                let (mut theirs, numbers) = (memory.side(run.writer), Arc::clone(&during));
+                let thread = loom::thread::spawn(move || publish(&numbers, &mut theirs));
+                let (memory, mut reader) = (memory.side(run.reader), Reader::new(geometry));
+                let mut seen = 0;
+                for _ in 0..run.reads {
+                    let mut value = Vec::new();
+                    let Some(read) = reader.attempt(&memory, &mut value) else { continue };
+                    let number = read.unwrap().unwrap_or(0);
+                    assert!(number >= seen, "older");
+                    seen = number;
+                    assert!(number == 0 || value == value_of(number), "torn");
+                }
+                thread.join().unwrap();
+                let mut value = Vec::new();
+                let last = reader.attempt(&memory, &mut value).unwrap().unwrap();
+                assert_eq!((last.as_ref(), value), (run.during.last(), value_of(last.unwrap())));
+            });
+        }
+
+        /// Whether the model finds a value that is torn.
+        fn tears(run_without_a_fence: Run) -> bool {
+            let run = AssertUnwindSafe(|| run(run_without_a_fence));
+            let failure = catch_unwind(run).err();
+            failure.is_some_and(|panic| panic.downcast_ref() == Some(&"torn"))
+        }
+    };
+}
+
+mod with_64_bits {
+    model!(words_of_64_bits);
+
+    #[test]
+    fn a_value_is_whole_and_never_older_than_the_one_before() {
+        run(RUN);
+    }
+
+    #[test]
+    fn the_first_value_is_whole() {
+        run(Run { before: &[], during: &[1, 2], ..RUN });
+    }
+
+    #[test]
+    fn every_fence_is_needed() {
+        for fence in [2, 3] {
+            assert!(tears(Run { writer: fence, ..RUN }), "writer {fence}");
+        }
+        for fence in [0, 1] {
+            assert!(tears(Run { reader: fence, ..RUN }), "reader {fence}");
+        }
+    }
+}
+
+mod with_32_bits {
+    model!(words_of_32_bits);
+
+    #[test]
+    fn a_value_is_whole_and_never_older_than_the_one_before() {
+        run(RUN);
+    }
+}
+
+/// Where a number is several words, a reader may take halves of different numbers for one.
+mod with_16_bits {
+    model!(words_of_16_bits);
+
+    /// The lowest word of a number comes round every 2^15 numbers.
+    const ROUND: u64 = 1 << 15;
+    const BEGUN: Run = Run { during: &[3, ROUND + 1], reads: 1, ..RUN };
+    const NEWEST: Run = Run { during: &[ROUND, ROUND + 1], reads: 1, ..RUN };
+
+    #[test]
+    fn a_slot_whose_number_has_come_round_in_part_is_not_mistaken() {
+        run(BEGUN);
+    }
+
+    #[test]
+    fn a_newest_number_that_has_come_round_in_part_is_not_mistaken() {
+        run(NEWEST);
+    }
+
+    #[test]
+    fn the_fences_within_a_number_are_needed() {
+        assert!(tears(Run { writer: 10, ..BEGUN }));
+        assert!(tears(Run { reader: 5, ..BEGUN }));
+        assert!(tears(Run { writer: 5, ..NEWEST }));
+        assert!(tears(Run { reader: 2, ..NEWEST }));
+    }
+}
