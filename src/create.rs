@@ -36,6 +36,8 @@ pub struct CreateOptions {
 impl CreateOptions {
     /// Sealable, not executable, plain pages.
     ///
+    /// # Examples
+    ///
     /// ```
     /// let draft = sealed_mmap::CreateOptions::new().create("draft")?;
     /// # Ok::<(), std::io::Error>(())
@@ -51,6 +53,8 @@ impl CreateOptions {
     /// Linux 6.3 and later seals the answer (`MFD_EXEC`, `MFD_NOEXEC_SEAL`); on older ones only the
     /// mode bits say so. With `vm.memfd_noexec=2` creating an executable file is `EACCES`. On
     /// FreeBSD this has no effect.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use std::os::unix::fs::PermissionsExt;
@@ -71,6 +75,8 @@ impl CreateOptions {
     /// [`Seals::SEAL`] from the start and can never leave the state [`Unsealed`]; the one-call
     /// writers, which seal, then fail.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::{CreateOptions, Seals, get_seals};
     ///
@@ -85,6 +91,8 @@ impl CreateOptions {
     }
 
     /// The pages that the file is made of. Default: [`HugePages::None`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// use sealed_mmap::{CreateOptions, HugePages};
@@ -525,6 +533,12 @@ pub enum HugePageSize {
 
 impl HugePageSize {
     /// The size of one page, in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(sealed_mmap::HugePageSize::Huge2MB.bytes(), 2 << 20);
+    /// ```
     pub const fn bytes(self) -> u64 {
         1 << self.log2()
     }

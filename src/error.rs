@@ -16,7 +16,7 @@ use crate::{SealedFile, Seals};
 /// ```
 /// use sealed_mmap::{CreateOptions, SealFailure};
 ///
-/// let file = CreateOptions::new().allow_sealing(false).create("open for ever")?;
+/// let file = CreateOptions::new().allow_sealing(false).create("open forever")?;
 /// let error = file.seal_read_only().unwrap_err();
 /// assert_eq!(error.reason(), SealFailure::NotAllowed);
 /// # Ok::<(), std::io::Error>(())
@@ -49,7 +49,7 @@ pub enum SealFailure {
 ///
 /// Trying again after whatever stood in the way has gone:
 ///
-/// ```no_run
+/// ```
 /// use sealed_mmap::{ReadOnlySealed, SealError, SealFailure, SealedFile, Unsealed};
 ///
 /// fn seal(mut draft: SealedFile<Unsealed>) -> Result<SealedFile<ReadOnlySealed>, SealError> {
@@ -61,6 +61,8 @@ pub enum SealFailure {
 ///     }
 ///     draft.seal_read_only()
 /// }
+/// # seal(SealedFile::create("draft")?)?;
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct SealError<F = SealedFile<Unsealed>> {
     reason: SealFailure,
@@ -74,26 +76,81 @@ impl<F> SealError<F> {
     }
 
     /// The kernel's error, with its errno.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::CreateOptions;
+    ///
+    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
+    /// let error = never.seal_read_only().unwrap_err();
+    /// assert_eq!(error.error().kind(), std::io::ErrorKind::PermissionDenied);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn error(&self) -> &io::Error {
         &self.error
     }
 
     /// What stood in the way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::CreateOptions;
+    ///
+    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
+    /// let error = never.seal_read_only().unwrap_err();
+    /// assert_eq!(error.reason(), sealed_mmap::SealFailure::NotAllowed);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn reason(&self) -> SealFailure {
         self.reason
     }
 
     /// Gives the file back, unchanged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::CreateOptions;
+    ///
+    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
+    /// let mut again = never.seal_read_only().unwrap_err().into_file();
+    /// again.set_len(10)?; // still unsealed
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn into_file(self) -> F {
         self.file
     }
 
     /// Drops the file and gives the kernel's error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::CreateOptions;
+    ///
+    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
+    /// let error: std::io::Error = never.seal_read_only().unwrap_err().into_error();
+    /// assert!(error.raw_os_error().is_some());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn into_error(self) -> io::Error {
         self.error
     }
 
-    /// Gives both.
+    /// Gives the kernel's error and the file, unchanged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::CreateOptions;
+    ///
+    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
+    /// let (error, file) = never.seal_read_only().unwrap_err().into_parts();
+    /// assert!(file.is_empty()?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn into_parts(self) -> (io::Error, F) {
         (self.error, self.file)
     }
@@ -135,7 +192,15 @@ impl<F> From<SealError<F>> for io::Error {
 /// use std::fs::File;
 ///
 /// let error = SealedFile::try_from(File::open("Cargo.toml")?).unwrap_err();
-/// assert!(matches!(error.reason(), Refusal::NotSealable(_)));
+/// let (refusal, descriptor) = error.into_parts();
+/// match refusal {
+///     Refusal::NotSealable(_) | Refusal::MissingSeals { .. } => {
+///         println!("{refusal}");
+///         let copy = SealedFile::copy_of("copy", &descriptor, 1 << 20)?;
+/// #       assert!(copy.len()? > 0);
+///     }
+///     other => return Err(other.into()),
+/// }
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug, Error)]
@@ -144,7 +209,7 @@ pub enum Refusal {
     /// Opened with `O_WRONLY` or `O_PATH`: it can never be mapped.
     #[error("the descriptor is not open for reading; the sender must open it O_RDONLY or O_RDWR")]
     NotReadable,
-    /// `F_GET_SEALS` failed: an ordinary file, a pipe, a socket, a directory.
+    /// `F_GET_SEALS` failed (`EINVAL`): an ordinary file, a pipe, a socket, a directory.
     #[error("the file cannot carry seals; only memory from memfd_create can (or copy it)")]
     NotSealable(#[source] io::Error),
     /// Seals that the state or the policy requires are not there.
@@ -193,7 +258,8 @@ pub enum Refusal {
         /// The user id of the file.
         found: u32,
     },
-    /// The missing seals could not be added, when adopting.
+    /// The missing seals could not be added, when adopting (`EBUSY`; `EINVAL` for one that the kernel
+    /// does not know).
     #[error("cannot seal the file: {reason}")]
     CannotSeal {
         /// What stood in the way.
@@ -202,16 +268,20 @@ pub enum Refusal {
         #[source]
         error: io::Error,
     },
-    /// No memory could be had for the file's holes.
+    /// No memory could be had for the file's holes (`ENOSPC`, `ENOMEM`), or the descriptor is
+    /// read-only and the file cannot be opened for writing through `/proc/self/fd` (`EACCES`,
+    /// `Unsupported`).
     #[error("cannot reserve memory for the whole file")]
     CannotReserve(#[source] io::Error),
-    /// Looking at the file, or copying it, failed.
+    /// Looking at the file failed, or copying it: more than the limit (`EFBIG`), changed meanwhile
+    /// (`ResourceBusy`), no memory (`ENOSPC`, `ENOMEM`), no descriptor left (`EMFILE`).
     #[error("cannot examine or copy the file")]
     Io(#[source] io::Error),
 }
 
 impl From<Refusal> for io::Error {
-    /// Keeps the errno where there is one. Otherwise the kind is `PermissionDenied` for
+    /// Keeps the errno where there is one, and with it drops the explanation: print the
+    /// [`ReceiveError`], or use `Box<dyn Error>`, where people are to read it. Otherwise the kind is `PermissionDenied` for
     /// [`NotReadable`](Refusal::NotReadable) and [`Owner`](Refusal::Owner), or `InvalidData`.
     fn from(refusal: Refusal) -> Self {
         use Refusal as R;
@@ -258,21 +328,66 @@ impl ReceiveError {
     }
 
     /// Why.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealedFile;
+    /// use std::fs::File;
+    ///
+    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
+    /// assert!(matches!(error.reason(), sealed_mmap::Refusal::NotSealable(_)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn reason(&self) -> &Refusal {
         &self.reason
     }
 
     /// The descriptor that was refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealedFile;
+    /// use std::fs::File;
+    ///
+    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
+    /// assert!(sealed_mmap::get_seals(error.fd()).is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// Gives the descriptor back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealedFile;
+    /// use std::fs::File;
+    ///
+    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
+    /// assert!(File::from(error.into_fd()).metadata()?.is_dir());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
-    /// Gives both.
+    /// Gives the reason and the descriptor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealedFile;
+    /// use std::fs::File;
+    ///
+    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
+    /// let (refusal, descriptor) = error.into_parts();
+    /// eprintln!("{refusal}");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn into_parts(self) -> (Refusal, OwnedFd) {
         (self.reason, self.fd)
     }

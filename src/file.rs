@@ -1,8 +1,11 @@
 //! The file, and what its states have in common. Each state's own methods are in a file of its name.
 
-mod future_write;
-mod read_only;
+// In the order of a file's life, in which the documentation shows them.
 mod unsealed;
+
+mod read_only;
+
+mod future_write;
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -21,8 +24,8 @@ use crate::{HugePages, SealPolicy, Seals, get_seals};
 /// | state | got by | promised | allowed |
 /// |---|---|---|---|
 /// | [`Unsealed`] | [`create`](Self::create) | nothing; this is the only handle | write, resize, [`map_mut`](SealedFile::map_mut) |
-/// | [`ReadOnlySealed`] | [`seal_read_only`](SealedFile::seal_read_only), [`from_bytes`](SealedFile::from_bytes), [`receive_read_only`](SealedFile::receive_read_only), … | no byte changes, for ever | share, clone, [`map_read_only`](SealedFile::map_read_only) → `&[u8]` |
-/// | [`FutureWriteSealed`](crate::FutureWriteSealed) | [`receive_future_write`](SealedFile::receive_future_write) | nobody new writes | share, clone |
+/// | [`ReadOnlySealed`] | [`seal_read_only`](SealedFile::seal_read_only), [`from_bytes`](SealedFile::from_bytes), [`receive_read_only`](SealedFile::receive_read_only), … | no byte changes, forever | share, clone, [`map_read_only`](SealedFile::map_read_only) → `&[u8]` |
+/// | [`FutureWriteSealed`](crate::FutureWriteSealed) | [`Producer::file`](crate::Producer::file), [`receive_future_write`](SealedFile::receive_future_write) | nobody new writes | share, clone, [`map_live`](SealedFile::map_live) → copies |
 ///
 /// The type parameter need not be written: the constructors fix it, and where a type has to be
 /// named, `SealedFile` alone is the immutable file.
@@ -210,8 +213,7 @@ impl<S: State> fmt::Debug for SealedFile<S> {
         f.debug_struct("SealedFile")
             .field("state", &format_args!("{}", S::NAME))
             .field("fd", &self.file.as_raw_fd())
-            .field("known", &self.known)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -62,7 +62,7 @@
 //! * Nothing outside of the value is ever wrong: what is read is within the file, the value is no
 //!   longer than the capacity, the numbers that [`Subscriber::latest`] returns do not fall. How the
 //!   file is divided is checked and copied when it is opened, and not looked at again.
-//! * Nothing goes on for ever: [`latest`](Subscriber::latest) tries a fixed number of times, and
+//! * Nothing goes on forever: [`latest`](Subscriber::latest) tries a fixed number of times, and
 //!   [`wait`](Subscriber::wait) ends when its time is over.
 //!
 //! For the publisher, of any readers: they cannot write, and nothing that it does depends on them.

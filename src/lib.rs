@@ -12,8 +12,10 @@
 //! * make a value once and share it with any number of processes;
 //! * turn whatever a descriptor leads to into bytes that stay as they are.
 //!
-//! Do not use it for files on disk that have to be mapped as they are (only copied), or where both
-//! sides write.
+//! It does not map files on disk (they can only be copied in), and it is not for memory that both
+//! sides write. And a socket hands fresh bytes to one reader faster, up to about a mebibyte: sealing
+//! pays where several processes read the same bytes, where they are kept or read in part, where they
+//! are large, or where the reader must not be made to copy them first.
 //!
 //! # Example
 //!
@@ -51,6 +53,7 @@
 //! | take any file, copying where it is not sealed | [`SealedFile::receive_or_copy`] |
 //! | read it | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
 //! | go on writing while others watch | [`Producer`] |
+//! | publish the newest value of something | [`latest`] |
 //! | watch what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
 //! | look at or add seals by hand | [`get_seals`], [`add_seals`] |
@@ -58,36 +61,42 @@
 //! # States
 //!
 //! ```text
-//!  create ──▶ Unsealed ──seal_read_only──▶ ReadOnlySealed ◀── receive_read_only, adopt_read_only,
-//!                │                          ▲                 receive_or_copy, from_bytes, build,
-//!                └─into_file─▶ File ────────┤                 copy_of
-//!                             adopt_read_only
-//!                                           │
-//!  receive_future_write, ──▶ FutureWriteSealed ──finish──┘
-//!  Producer::file
+//!  create ───────────▶ Unsealed ──────────seal_read_only───────▶ ReadOnlySealed
+//!                         │                                        ▲   ▲
+//!                         └─into_file─▶ File ──adopt_read_only─────┘   │
+//!                                                                      │
+//!  from_bytes, build, copy_of, receive_read_only, receive_or_copy ─────┤
+//!                                                                      │
+//!  Producer::create ──▶ Producer ──finish──────────────────────────────┘
+//!                         │ file()
+//!                         ▼
+//!  receive_future_write ─▶ FutureWriteSealed
 //! ```
 //!
 //! | state | promised | not promised | allowed |
 //! |---|---|---|---|
 //! | [`Unsealed`] | this value is the only handle | – | write, resize, `&mut [u8]`; no sharing |
-//! | [`ReadOnlySealed`] | no byte changes and the length cannot fall, in any process, for ever | that every page is in memory | share, clone, `&[u8]` |
+//! | [`ReadOnlySealed`] | no byte changes and the length cannot fall, in any process, forever | that every page is in memory | share, clone, `&[u8]` |
 //! | [`FutureWriteSealed`] | the length cannot fall; only mappings made before the seal, such as a [`Producer`]'s, can write | that the bytes stay | share, clone, copy bytes out; never `&[u8]` |
 //!
 //! A transition consumes the value. One that fails gives it back inside the error, contents and
-//! offset intact. The type parameter need not be written: `SealedFile` alone is the immutable file,
+//! offset intact; `?` into an [`io::Result`](std::io::Result) keeps the errno and drops the value and
+//! the explanation. The type parameter need not be written: `SealedFile` alone is the immutable file,
 //! and the constructors fix the rest.
 //!
 //! # What is not promised
 //!
 //! Seals hold against every process that goes through the kernel's ordinary calls. They do not hold
-//! against `/proc/self/mem`, `ptrace(2)`, a debugger, root loading a module, or broken memory.
+//! against `ptrace(2)` or `/proc/self/mem` (which reach drafts, and this process's own view where
+//! the kernel only allows a private mapping), root loading a module, or broken memory.
 //! [`soundness`] has the argument in full, with its sources, and what is left to you.
 //!
 //! # Platforms
 //!
 //! | | |
 //! |---|---|
-//! | Linux, Android | the guarantees are claimed from 5.4 on, and tested from 5.10 on |
+//! | Linux | the guarantees are claimed from 5.4 on, and tested on kernels from 5.10 to 7.3 |
+//! | Android | the same kernel; compiled, not tested |
 //! | FreeBSD | as far as it goes: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/self/fd`; compiled, not tested |
 //! | others | the build stops |
 

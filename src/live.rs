@@ -255,7 +255,7 @@ impl Producer {
     /// * [`PinnedPages`](SealFailure::PinnedPages) (`EBUSY`): a reader pins pages for I/O, with
     ///   `vmsplice(2)` or io_uring. That is waited for, for about a second.
     /// * [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was forked while
-    ///   the producer was being created still runs, or, on kernels before 5.10.262 and 6.1, somebody
+    ///   the producer was being created still runs, or, on kernels before 6.7 and its backports, somebody
     ///   maps the file through a writable descriptor.
     /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): somebody has added [`Seals::SEAL`], see
     ///   [Not guaranteed](#not-guaranteed).
@@ -302,7 +302,7 @@ impl fmt::Debug for Producer {
 /// A reader's view of a live file, from [`SealedFile::map_live`].
 ///
 /// It copies out. There is no slice of it, for the producer goes on writing. It owns its mapping:
-/// the file may be dropped, and the map moved to other threads or kept for ever, after the producer
+/// the file may be dropped, and the map moved to other threads or kept forever, after the producer
 /// has ended too.
 ///
 /// # Guarantees

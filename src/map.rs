@@ -220,7 +220,7 @@ impl fmt::Debug for ReadOnlyMap {
 /// A slice cannot be longer than `isize::MAX` bytes, and so no mapping is.
 fn address_space(len: u64) -> io::Result<usize> {
     usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()).ok_or_else(|| {
-        let message = "the length does not fit into the address space; map a part with map_range";
+        let message = "the length does not fit into the address space";
         io::Error::new(io::ErrorKind::FileTooLarge, message)
     })
 }

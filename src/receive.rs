@@ -36,6 +36,8 @@ pub struct SealPolicy {
 impl SealPolicy {
     /// Only what the state needs; no hugetlb pages.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::{SealPolicy, SealedFile};
     ///
@@ -58,6 +60,8 @@ impl SealPolicy {
     /// For a hostile peer: at most `max_len` bytes, which cannot grow, with memory reserved for
     /// all of them.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::{Refusal, SealPolicy, SealedFile};
     ///
@@ -73,6 +77,8 @@ impl SealPolicy {
 
     /// Requires these seals as well.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::{SealPolicy, Seals};
     ///
@@ -84,6 +90,8 @@ impl SealPolicy {
     }
 
     /// Refuses files that carry any of these seals.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use sealed_mmap::{SealPolicy, Seals};
@@ -99,6 +107,8 @@ impl SealPolicy {
     /// included. Kernels add seals on their own, so this breaks on some: prefer
     /// [`require`](Self::require).
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::{SealPolicy, Seals};
     ///
@@ -111,6 +121,8 @@ impl SealPolicy {
     }
 
     /// Bounds the length, in bytes.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use sealed_mmap::SealPolicy;
@@ -125,6 +137,8 @@ impl SealPolicy {
     /// Requires that the file belongs to this user id: whoever created it, unless it was given away
     /// with `fchown(2)`.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::SealPolicy;
     ///
@@ -138,6 +152,8 @@ impl SealPolicy {
     /// Whether to [reserve](SealedFile::reserve) memory for the whole file. Bound the length as
     /// well: it is the receiver's memory that is taken.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use sealed_mmap::SealPolicy;
     ///
@@ -150,6 +166,8 @@ impl SealPolicy {
 
     /// Whether to take files made of hugetlb pages. Their holes come from a pool that may be empty,
     /// so reserve them too.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use sealed_mmap::SealPolicy;
@@ -194,7 +212,7 @@ struct Facts {
 }
 
 /// The order matters: the seals first, for only `SHRINK` makes the length that is read after it a
-/// lower bound for ever, whatever a hostile holder of the same file does meanwhile.
+/// lower bound forever, whatever a hostile holder of the same file does meanwhile.
 fn observe(fd: BorrowedFd<'_>) -> Result<Facts, Refusal> {
     if !sys::is_readable(fd).map_err(Refusal::Io)? {
         return Err(Refusal::NotReadable);

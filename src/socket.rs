@@ -73,6 +73,21 @@ use crate::sys::net::{
 /// It is `SCM_MAX_FD` in Linux's `include/net/scm.h`, see `SCM_RIGHTS` in [`unix(7)`]. More go in
 /// several messages.
 ///
+/// # Examples
+///
+/// ```
+/// # use std::os::fd::AsFd;
+/// # use std::os::unix::net::UnixStream;
+/// # use sealed_mmap::socket::{MAX_FDS, send_fds};
+/// # let (socket, _peer) = UnixStream::pair()?;
+/// # let files = [std::io::stdin()];
+/// let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+/// for message in descriptors.chunks(MAX_FDS) {
+///     send_fds(&socket, &[message.len() as u8], message)?;
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// [`unix(7)`]: https://man7.org/linux/man-pages/man7/unix.7.html
 #[doc(alias = "SCM_MAX_FD")]
 pub const MAX_FDS: usize = 253;

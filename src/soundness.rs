@@ -50,7 +50,7 @@
 //! ## Order
 //!
 //! Receiving reads the access mode, then the seals, then the length, judges them, and maps exactly
-//! that length. With SHRINK confirmed the length read after it is a lower bound for ever, so nothing
+//! that length. With SHRINK confirmed the length read after it is a lower bound forever, so nothing
 //! that a hostile holder of the same file does in between matters: it can make the file longer (if
 //! GROW is absent), which the mapping does not cover.
 //!
@@ -104,6 +104,11 @@
 //! * *Several words at once*: on x86 with AVX the words are moved by instructions that the
 //!   manufacturers promise to be atomic for 16 aligned bytes (Intel SDM, volume 3, "Guaranteed Atomic
 //!   Operations"; AMD APM, volume 2, "Access Atomicity"), and so for each word in them.
+//!
+//! [`latest`](crate::latest) adds no unsafe code but the address of one word for `futex(2)`, which
+//! only the kernel looks at. That a value is whole is a matter of fences, argued at the top of its
+//! `protocol.rs` and checked by a model checker (`tests/latest_model.rs`). A hostile publisher can
+//! make it give out any bytes, which is what a `Vec<u8>` from a stranger is.
 //!
 //! [`Producer::build`] fills the file through a `&mut [u8]` as an unsealed file; that mapping is gone
 //! before the live one is made.

@@ -1,6 +1,5 @@
 //! The states of a [`SealedFile`](crate::SealedFile): each is one sentence of guarantee.
 
-use std::fmt;
 use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -19,7 +18,7 @@ use crate::{HugePages, Seals};
 /// assert_eq!(Unsealed::REQUIRED, Seals::empty());
 /// assert_eq!(Unsealed::NAME, "Unsealed");
 /// ```
-pub trait State: private::State {
+pub trait State: private::Internals {
     /// The seals without which a file is not in this state. More may be present.
     const REQUIRED: Seals;
 
@@ -46,7 +45,7 @@ pub trait State: private::State {
 /// assert!(describe(&file)?.starts_with("5 bytes, sealed against "));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait Shared: State + private::State<Known = Extent> {}
+pub trait Shared: State + private::Internals<Known = Extent> {}
 
 /// Nothing is promised: this value is the only handle to the file, and may fill it.
 ///
@@ -131,7 +130,7 @@ pub enum FutureWriteSealed {}
 /// What was known of a file's size when its seals had been confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes. `SHRINK` makes this a lower bound for ever.
+    /// Bytes. `SHRINK` makes this a lower bound forever.
     pub(crate) len: u64,
     /// Bytes per page, if the file lives on hugetlbfs.
     pub(crate) huge_page: Option<u64>,
@@ -140,9 +139,9 @@ pub struct Extent {
 pub(crate) mod private {
     use super::*;
 
-    pub trait State {
+    pub trait Internals {
         /// What a [`SealedFile`](crate::SealedFile) in this state remembers of its file.
-        type Known: Copy + fmt::Debug + Send + Sync + Unpin + UnwindSafe + RefUnwindSafe + 'static;
+        type Known: Copy + Send + Sync + Unpin + UnwindSafe + RefUnwindSafe + 'static;
 
         /// Says what a failed `write(2)` means, where the errno does not.
         fn explain_write(_known: Self::Known, error: io::Error) -> io::Error {
@@ -150,7 +149,7 @@ pub(crate) mod private {
         }
     }
 
-    impl State for super::Unsealed {
+    impl Internals for Unsealed {
         type Known = HugePages;
 
         fn explain_write(huge_pages: HugePages, error: io::Error) -> io::Error {
@@ -158,11 +157,11 @@ pub(crate) mod private {
         }
     }
 
-    impl State for super::FutureWriteSealed {
+    impl Internals for FutureWriteSealed {
         type Known = Extent;
     }
 
-    impl State for super::ReadOnlySealed {
+    impl Internals for ReadOnlySealed {
         type Known = Extent;
     }
 }

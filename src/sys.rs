@@ -130,8 +130,8 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
 }
 
 /// The extent of a file that can carry seals. hugetlbfs reports its page size as block size, which
-/// is more than 4096; a plain memfd does so only under transparent huge pages, and otherwise needs
-/// no further call.
+/// is more than 4096; a plain memfd does so only with larger base pages or under transparent huge
+/// pages, and otherwise needs no further call.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn extent(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Extent> {
     const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;

@@ -85,7 +85,7 @@ impl SealedFile<FutureWriteSealed> {
     /// The file comes back as it was, so that this can be tried again.
     ///
     /// * [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): the producer still has
-    ///   it mapped, or, on kernels before 5.10.262 and 6.1, a reader maps it shared from a writable
+    ///   it mapped, or, on kernels before 6.7 and its backports, a reader maps it shared from a writable
     ///   descriptor.
     /// * [`PinnedPages`](crate::SealFailure::PinnedPages) (`EBUSY`, after about a second): a reader
     ///   pins pages for I/O.

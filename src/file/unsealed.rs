@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 use crate::seals;
-use crate::state::private::State;
+use crate::state::private::Internals;
 use crate::state::{Extent, ReadOnlySealed, Unsealed};
 use crate::sys;
 use crate::{CreateOptions, HugePages, SealError, SealFailure, SealedFile, Seals, UnsealedMap};
@@ -68,8 +68,9 @@ impl SealedFile<Unsealed> {
     ///
     /// # Errors
     ///
-    /// * `InvalidInput`: for hugetlb pages, the length is not a multiple of the page size.
-    /// * `EINVAL`: the length is more than `i64::MAX`. `EFBIG`: more than the kernel allows.
+    /// * `InvalidInput`: the length is more than `i64::MAX`, or, for hugetlb pages, not a multiple of
+    ///   the page size.
+    /// * `EFBIG`: the length is more than the kernel allows.
     ///
     /// # Examples
     ///
@@ -95,7 +96,7 @@ impl SealedFile<Unsealed> {
     ///   beyond the machine's memory and swap is refused before it is tried. Below that, a machine
     ///   without strict overcommit or a memory cgroup may call its OOM killer instead.
     /// * `FileTooLarge`: the length does not fit into the address space.
-    /// * `EMFILE`, `ENFILE`: no mapping left.
+    /// * `ENOMEM` also: no address space, or no mapping left (`vm.max_map_count`).
     ///
     /// # Platform-specific
     ///
@@ -124,7 +125,7 @@ impl SealedFile<Unsealed> {
         UnsealedMap::new(self, len)
     }
 
-    /// Makes the file immutable, for every process and for ever: adds [`Seals::WRITE`],
+    /// Makes the file immutable, for every process and forever: adds [`Seals::WRITE`],
     /// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW) and [`SEAL`](Seals::SEAL) in one call and
     /// confirms them.
     ///
