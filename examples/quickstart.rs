@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quickstart: {error}");
+            eprintln!("quickstart: {error}")?;
             ExitCode::FAILURE
         }
     }
@@ -35,13 +35,20 @@ fn main() -> ExitCode {
 
 /// Makes an immutable copy of the input and hands it to a second process.
 fn writer() -> Result<(), Box<dyn Error>> {
-    let path = env::args().nth(1).unwrap_or_else(|| "README.md".to_owned());
-    let sealed = match path.as_str() {
-        "-" => SealedFile::copy_of("quickstart", io::stdin(), LIMIT),
-        path => File::open(path).and_then(|file| SealedFile::copy_of("quickstart", file, LIMIT)),
-    }
-    .map_err(|error| format!("{path}: {error}"))?;
-    println!("writer: sealed {} bytes of {path} ({})", sealed.len()?, sealed.get_seals()?);
+    let path = env::args_os().nth(1).unwrap_or_else(|| "README.md".into());
+    let sealed = if path == "-" {
+        SealedFile::copy_of("quickstart", io::stdin(), LIMIT)
+    } else {
+        File::open(&path).and_then(|file| SealedFile::copy_of("quickstart", file, LIMIT))
+    };
+    let path = path.display();
+    let sealed = sealed.map_err(|error| format!("{path}: {error}"))?;
+    writeln!(
+        io::stdout(),
+        "writer: sealed {} bytes of {path} ({})",
+        sealed.len()?,
+        sealed.get_seals()?
+    )?;
 
     let reader = Command::new(env::current_exe()?)
         .env(READER, "")
@@ -64,12 +71,12 @@ fn writer() -> Result<(), Box<dyn Error>> {
 fn reader() -> Result<(), Box<dyn Error>> {
     let received = io::stdin().as_fd().try_clone_to_owned()?;
     let sealed = SealedFile::receive_read_only(received, &SealPolicy::untrusted(LIMIT))?;
-    println!("reader: {}", describe(&sealed)?);
+    writeln!(io::stdout(), "reader: {}", describe(&sealed)?)?;
 
     let map = sealed.map_read_only()?;
     let first_line = map.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let beginning = String::from_utf8_lossy(&first_line[..first_line.len().min(100)]);
-    println!("reader: first line: {}", beginning.escape_debug());
+    writeln!(io::stdout(), "reader: first line: {}", beginning.escape_debug())?;
     expect_refusals("reader", sealed)
 }
 
@@ -95,7 +102,7 @@ fn expect_refusals(who: &str, sealed: SealedFile) -> Result<(), Box<dyn Error>> 
     for (what, outcome) in attempts {
         match outcome {
             Ok(()) => return Err(format!("{who}: the kernel let me {what}").into()),
-            Err(refusal) => println!("{who}: trying to {what}: {refusal}"),
+            Err(refusal) => writeln!(io::stdout(), "{who}: trying to {what}: {refusal}")?,
         }
     }
     if crc32fast::hash(&sealed.map_read_only()?) != before {
