@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quickstart: {error}")?;
+            eprintln!("quickstart: {error}");
             ExitCode::FAILURE
         }
     }
