@@ -11,6 +11,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use memmap2::MmapRaw;
@@ -35,8 +36,8 @@ fn main() -> ExitCode {
 
 /// Makes an immutable copy of the input and hands it to a second process.
 fn writer() -> Result<(), Box<dyn Error>> {
-    let path = env::args_os().nth(1).unwrap_or_else(|| "README.md".into());
-    let sealed = if path == "-" {
+    let path = env::args_os().nth(1).map_or_else(|| "README.md".into(), PathBuf::from);
+    let sealed = if path.as_os_str() == "-" {
         SealedFile::copy_of("quickstart", io::stdin(), LIMIT)
     } else {
         File::open(&path).and_then(|file| SealedFile::copy_of("quickstart", file, LIMIT))
