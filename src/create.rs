@@ -117,6 +117,9 @@ impl CreateOptions {
     /// * `EACCES`: an executable file under `vm.memfd_noexec=2`.
     /// * `EMFILE`, `ENFILE`, `ENOMEM`: no descriptor or memory left.
     ///
+    /// The limit `RLIMIT_FSIZE` holds for these files like for any other: exceeding it raises
+    /// `SIGXFSZ`, and is `EFBIG` where that is ignored.
+    ///
     /// See [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
     ///
     /// # Examples

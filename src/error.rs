@@ -241,8 +241,12 @@ pub enum Refusal {
          the sender must seal without exec (create with MFD_NOEXEC_SEAL), or copy the file"
     )]
     UntrustedWriteSeal,
-    /// The file is made of hugetlb pages, which the policy does not allow.
-    #[error("the file is made of hugetlb pages; SealPolicy::allow_hugetlb takes them")]
+    /// The file is made of hugetlb pages, which the policy does not allow, or the last of them is
+    /// not whole, so that touching it could be `SIGBUS`.
+    #[error(
+        "the file is made of hugetlb pages; SealPolicy::allow_hugetlb takes such files, \
+         if their length is a multiple of the page size"
+    )]
     HugeTlb,
     /// The length is outside the policy's range.
     #[error("the file has {len} bytes, which is outside of SealPolicy::len")]
@@ -270,7 +274,7 @@ pub enum Refusal {
     },
     /// No memory could be had for the file's holes (`ENOSPC`, `ENOMEM`), or the descriptor is
     /// read-only and the file cannot be opened for writing through `/proc/self/fd` (`EACCES`,
-    /// `Unsupported`).
+    /// `Unsupported`, `WouldBlock`).
     #[error("cannot reserve memory for the whole file")]
     CannotReserve(#[source] io::Error),
     /// Looking at the file failed, or copying it: more than the limit (`EFBIG`), changed meanwhile

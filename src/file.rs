@@ -10,7 +10,7 @@ mod future_write;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
@@ -125,7 +125,8 @@ impl<S: Shared> SealedFile<S> {
     }
 
     /// The length in bytes, as it was found when the seals had been confirmed. A file without
-    /// [`Seals::GROW`] may have become longer since; what was added is not part of this value.
+    /// [`Seals::GROW`] may have become longer since; what was added is not mapped, though reading
+    /// and seeking show the file as it is now.
     ///
     /// # Errors
     ///
@@ -176,12 +177,14 @@ impl<S: Shared> SealedFile<S> {
         Ok(Self { file: self.file.try_clone()?, known: self.known })
     }
 
-    /// Opens the same file anew, read-only and with an offset of its own, at 0.
+    /// Opens the same file anew, read-only (and `O_NONBLOCK`, which means nothing to such a file) and
+    /// with an offset of its own, at 0.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: `/proc` is not mounted, or leads to another file.
     /// * `EACCES`: the mode bits do not let this user read.
+    /// * `WouldBlock`: somebody holds a write lease on the file (`F_SETLEASE`).
     /// * `EMFILE`, `ENFILE`: no descriptor left.
     ///
     /// # Platform-specific
@@ -276,6 +279,13 @@ impl<S: State> From<SealedFile<S>> for File {
 impl<S: State> From<SealedFile<S>> for OwnedFd {
     fn from(file: SealedFile<S>) -> Self {
         file.file.into()
+    }
+}
+
+/// Leaves the typestate.
+impl<S: State> IntoRawFd for SealedFile<S> {
+    fn into_raw_fd(self) -> RawFd {
+        self.file.into_raw_fd()
     }
 }
 

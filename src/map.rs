@@ -84,6 +84,18 @@ impl DerefMut for UnsealedMap<'_> {
     }
 }
 
+impl AsRef<[u8]> for UnsealedMap<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for UnsealedMap<'_> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
 impl fmt::Debug for UnsealedMap<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UnsealedMap").field("len", &self.len()).finish_non_exhaustive()
@@ -218,7 +230,7 @@ impl fmt::Debug for ReadOnlyMap {
 }
 
 /// A slice cannot be longer than `isize::MAX` bytes, and so no mapping is.
-fn address_space(len: u64) -> io::Result<usize> {
+pub(crate) fn address_space(len: u64) -> io::Result<usize> {
     usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()).ok_or_else(|| {
         let message = "the length does not fit into the address space";
         io::Error::new(io::ErrorKind::FileTooLarge, message)

@@ -104,7 +104,7 @@ impl SealPolicy {
     }
 
     /// Requires these seals beside the state's own, and refuses every other, unknown ones
-    /// included. Kernels add seals on their own, so this breaks on some: prefer
+    /// included. A later call replaces an earlier one. Kernels add seals on their own, so this breaks on some: prefer
     /// [`require`](Self::require).
     ///
     /// # Examples
@@ -115,7 +115,6 @@ impl SealPolicy {
     /// let exactly = SealPolicy::new().exactly(Seals::GROW | Seals::SEAL | Seals::EXEC);
     /// ```
     pub fn exactly(mut self, seals: Seals) -> Self {
-        self.required |= seals;
         self.only = Some(seals);
         self
     }
@@ -179,6 +178,10 @@ impl SealPolicy {
         self
     }
 
+    fn required(&self, state: Seals) -> Seals {
+        state | self.required | self.only.unwrap_or_default()
+    }
+
     fn forbidden(&self, state: Seals) -> Seals {
         // Not `!`, which forgets the bits that have no name.
         let others = |only: Seals| Seals::from_bits_retain(!(only | state).bits());
@@ -231,7 +234,7 @@ fn judge(
     write_seal_is_enforced: impl FnOnce(Seals) -> bool,
 ) -> Result<(), Refusal> {
     let present = facts.seals;
-    let missing = (state | policy.required).difference(present);
+    let missing = policy.required(state).difference(present);
     if !missing.is_empty() {
         return Err(Refusal::MissingSeals { missing, present });
     }
@@ -242,8 +245,12 @@ fn judge(
     if state.contains(Seals::WRITE) && !write_seal_is_enforced(present) {
         return Err(Refusal::UntrustedWriteSeal);
     }
-    if facts.extent.huge_page.is_some() && !policy.allow_hugetlb {
-        return Err(Refusal::HugeTlb);
+    if let Some(huge_page) = facts.extent.huge_page {
+        // What lies in a last page that is not whole counts as beyond the end of the file when it is
+        // touched (SIGBUS). `ftruncate` makes no such length, but `fallocate` does.
+        if !policy.allow_hugetlb || facts.extent.len % huge_page != 0 {
+            return Err(Refusal::HugeTlb);
+        }
     }
     policy.judge_length(facts.extent.len)?;
     policy.judge_owner(facts.owner)
@@ -283,17 +290,27 @@ pub(crate) fn adopt(
 fn add_missing(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Result<(), Refusal> {
     let facts = observe(fd)?;
     let present = facts.seals;
-    let missing = (ReadOnlySealed::REQUIRED | policy.required).difference(present);
+    let missing = policy.required(ReadOnlySealed::REQUIRED).difference(present);
     if missing.is_empty() {
         return Ok(());
     }
     // Without SEAL a third party could add EXEC to the file later, and make it look untrustworthy.
     let wanted = missing | Seals::SEAL.difference(policy.forbidden(ReadOnlySealed::REQUIRED));
-    let sealed = Facts { seals: present | wanted, ..facts };
+    let sealed = Facts { seals: present | wanted | implied(fd, wanted)?, ..facts };
     judge(&sealed, ReadOnlySealed::REQUIRED, policy, write_seal_is_enforced)?;
     seals::add_patiently(fd, wanted).map_err(|(reason, error)| match reason {
         SealFailure::NotAllowed => Refusal::MissingSeals { missing, present },
         reason => Refusal::CannotSeal { reason, error },
+    })
+}
+
+/// What the kernel adds by itself to `EXEC` on an executable file.
+fn implied(fd: BorrowedFd<'_>, wanted: Seals) -> Result<Seals, Refusal> {
+    let is_executable = sys::stat(fd).map_err(Refusal::Io)?.is_executable;
+    Ok(if wanted.contains(Seals::EXEC) && is_executable {
+        Seals::SHRINK | Seals::GROW | Seals::WRITE | Seals::FUTURE_WRITE
+    } else {
+        Seals::empty()
     })
 }
 
@@ -324,6 +341,10 @@ fn copy(
     let stat = sys::stat(fd).map_err(Refusal::Io)?;
     if !stat.is_regular {
         return Err(refusal);
+    }
+    // Files of procfs only claim a length of 0.
+    if stat.len > 0 {
+        policy.judge_length(stat.len)?;
     }
     policy.judge_owner(stat.owner)?;
     let copy = SealedFile::copy_of("sealed-mmap-copy", fd, limit).map_err(Refusal::Io)?;

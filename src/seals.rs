@@ -133,35 +133,39 @@ pub fn add_seals(fd: impl AsFd, seals: Seals) -> io::Result<()> {
     sys::add_seals(fd.as_fd(), seals)
 }
 
-/// Adds `seals`, waiting a while for pinned pages, and says why it cannot be done.
+/// Adds `seals`, waiting a while for what passes by itself, and says why it cannot be done.
 pub(crate) fn add_patiently(fd: impl AsFd, seals: Seals) -> Result<(), (SealFailure, io::Error)> {
-    // A writable mapping is refused at once; for pinned pages the kernel itself waits 150 ms before
-    // it gives up (`memfd_wait_for_pins`), so how long a refusal took tells the two apart.
+    // For pinned pages the kernel itself waits 150 ms before it gives up (`memfd_wait_for_pins`); a
+    // writable mapping is refused at once. How long a refusal took tells the two apart.
     const KERNEL_WAITED: Duration = Duration::from_millis(100);
-    const RETRIES: u32 = 4;
+    const TIMES_PINNED: u32 = 4;
+    // A child that is forked while a mapping is made has it until it executes another program.
+    const TIMES_MAPPED: u32 = 4;
 
     let fd = fd.as_fd();
     let Err(mut error) = sys::add_seals(fd, seals) else {
         return Ok(());
     };
-    let mut pinned = false;
-    for _ in 0..RETRIES {
-        if error.kind() != io::ErrorKind::ResourceBusy {
-            break;
-        }
+    let (mut pinned, mut mapped) = (0, 0);
+    while error.kind() == io::ErrorKind::ResourceBusy
+        && pinned < TIMES_PINNED
+        && mapped < TIMES_MAPPED
+    {
+        std::thread::sleep(Duration::from_millis(mapped.into()));
         let start = Instant::now();
         match sys::add_seals(fd, seals) {
             Ok(()) => return Ok(()),
             Err(again) => error = again,
         }
-        pinned = start.elapsed() >= KERNEL_WAITED;
-        if !pinned {
-            break;
+        if start.elapsed() < KERNEL_WAITED {
+            mapped += 1;
+        } else {
+            pinned += 1;
         }
     }
     let reason = match error.kind() {
-        io::ErrorKind::ResourceBusy if pinned => SealFailure::PinnedPages,
-        io::ErrorKind::ResourceBusy => SealFailure::WritableMapping,
+        io::ErrorKind::ResourceBusy if mapped == TIMES_MAPPED => SealFailure::WritableMapping,
+        io::ErrorKind::ResourceBusy => SealFailure::PinnedPages,
         io::ErrorKind::PermissionDenied => SealFailure::NotAllowed,
         io::ErrorKind::InvalidInput => SealFailure::Unsupported,
         _ => SealFailure::Other,
@@ -173,13 +177,22 @@ pub(crate) fn add_patiently(fd: impl AsFd, seals: Seals) -> Result<(), (SealFail
 pub(crate) fn add_and_confirm(fd: impl AsFd, seals: Seals) -> Result<(), (SealFailure, io::Error)> {
     add_patiently(&fd, seals)?;
     match get_seals(&fd) {
-        Ok(present) if present.contains(seals) && write_seal_is_enforced(present) => Ok(()),
+        Ok(present) if present.contains(seals) => expect_enforced(present),
         Ok(present) => {
-            let message = format!("the kernel does not enforce the seals it reports ({present})");
+            let message = format!("the kernel did not add the seals {seals} (present: {present})");
             Err((SealFailure::Other, io::Error::other(message)))
         }
         Err(error) => Err((SealFailure::Other, error)),
     }
+}
+
+/// The failure of a file that would carry `present`, if its write seal could not be believed.
+pub(crate) fn expect_enforced(present: Seals) -> Result<(), (SealFailure, io::Error)> {
+    if write_seal_is_enforced(present) {
+        return Ok(());
+    }
+    let message = format!("this kernel does not enforce the write seal among {present}");
+    Err((SealFailure::Other, io::Error::other(message)))
 }
 
 /// Whether `WRITE`, if it is among `present`, means that nobody can write.

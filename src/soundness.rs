@@ -24,6 +24,7 @@
 //!    are refused, and so are `write(2)` and punching holes.
 //! 2. *No byte vanishes.* `F_SEAL_SHRINK`: "the file in question cannot be reduced in size". So an
 //!    access within a length that was seen *after* the seal never lies beyond the end of the file.
+//!    (hugetlbfs counts its end in whole pages, so a length with a part of one is refused.)
 //! 3. *For ever.* "Once set, seals cannot be removed."
 //!
 //! Three things about kernels complicate this.
@@ -118,6 +119,8 @@
 //! Faults that break the seals themselves and were mended in the kernel. No program can see them;
 //! keep the kernel up to date.
 //!
+//! * CVE-2022-0847, "Dirty Pipe" (5.8 to 5.16.10, mended in 5.10.102 and 5.15.25): anybody who could
+//!   read a file could change its pages.
 //! * CVE-2022-2590 (5.16 to 5.19): a race in copy-on-write let anybody write to pages of shared
 //!   memory that were mapped read-only.
 //! * "udmabuf: fix racy memfd sealing check" (6.13): whoever may open `/dev/udmabuf` could make a
@@ -125,10 +128,12 @@
 //!
 //! # What is out of scope
 //!
-//! * **Whoever may trace this process** (same user without restrictions, or root): it can write all
-//!   of its memory, and open its descriptors through `/proc/PID/fd`.
-//! * **This process through `/proc/self`**: `/proc/self/mem` writes through page protections, and
-//!   `/proc/self/fd/N` opens an unsealed file anew. Both are file system paths to safe code, and
+//! * **Other processes of the same user, and root**: whoever may trace this process can write all of
+//!   its memory; whoever may look at it (also where Yama forbids tracing, unless `PR_SET_DUMPABLE`
+//!   is 0) can open an unsealed file through `/proc/PID/fd`, or get it with `pidfd_getfd(2)`.
+//! * **This process, in the same ways**: `/proc/self/mem` writes through page protections, and
+//!   `/proc/self/fd/N` and `pidfd_getfd(2)` lead to a second descriptor of an unsealed file. They are
+//!   no unsafe operations to Rust, and
 //!   [the standard library's position](https://doc.rust-lang.org/std/os/unix/io/index.html#procselfmem-and-similar-os-features)
 //!   is that what they do to memory safety is outside of Rust's guarantees.
 //! * **Descriptors that are not owned**: code that conjures up a descriptor number violates

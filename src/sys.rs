@@ -109,6 +109,8 @@ pub(crate) struct Stat {
     block: u64,
     pub(crate) owner: u32,
     pub(crate) is_regular: bool,
+    /// For anybody.
+    pub(crate) is_executable: bool,
     /// Device and inode number.
     #[cfg_attr(target_os = "freebsd", expect(dead_code, reason = "nothing is opened anew there"))]
     id: (u64, u64),
@@ -123,6 +125,7 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
         len: stat.st_size as u64,
         block: stat.st_blksize as u64,
         owner: stat.st_uid,
+        is_executable: stat.st_mode & 0o111 != 0,
         is_regular: FileType::from_raw_mode(stat.st_mode as _) == FileType::RegularFile,
         id: (stat.st_dev as u64, stat.st_ino as u64),
         modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
@@ -130,15 +133,20 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
 }
 
 /// The extent of a file that can carry seals. hugetlbfs reports its page size as block size, which
-/// is more than 4096; a plain memfd does so only with larger base pages or under transparent huge
+/// is never 4096; a plain memfd does so only with larger base pages or under transparent huge
 /// pages, and otherwise needs no further call.
 #[cfg(not(target_os = "freebsd"))]
+#[allow(clippy::unnecessary_cast, reason = "the types differ by target")]
 pub(crate) fn extent(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Extent> {
     const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
-    #[allow(clippy::unnecessary_cast, reason = "the type differs by target")]
-    let on_hugetlbfs =
-        stat.block > 4096 && rustix::fs::fstatfs(fd)?.f_type as u32 == HUGETLBFS_MAGIC;
-    Ok(Extent { len: stat.len, huge_page: on_hugetlbfs.then_some(stat.block) })
+    let mut huge_page = None;
+    if stat.block != 4096 {
+        let file_system = rustix::fs::fstatfs(fd)?;
+        if file_system.f_type as u32 == HUGETLBFS_MAGIC {
+            huge_page = Some(file_system.f_bsize as u64);
+        }
+    }
+    Ok(Extent { len: stat.len, huge_page })
 }
 
 /// Plain shared memory reports the page size as block size, and a large page object its own.
@@ -196,8 +204,10 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> 
         io::Error::new(io::ErrorKind::Unsupported, message)
     };
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+    // Whoever else has the file can hold a lease on it, for which opening would wait.
+    let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let again = match rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()) {
+    let again = match rustix::fs::open(path, access | at_once, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Err(astray()),
         done => done?,
     };
@@ -230,7 +240,12 @@ pub(crate) fn send_file(_: &File, _: &File, _: u64, _: u64) -> io::Result<usize>
 /// Blocks until the descriptor can be read.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
-    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], None) {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    match poll(&mut fds, None) {
+        // An error that reading does not return, and that does not go away.
+        Ok(_) if !fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP) => {
+            Err(Errno::IO.into())
+        }
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

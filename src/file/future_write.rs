@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::receive;
 use crate::seals;
 use crate::state::{FutureWriteSealed, ReadOnlySealed};
-use crate::{LiveMap, ReceiveError, SealError, SealPolicy, SealedFile, Seals};
+use crate::{LiveMap, ReceiveError, SealError, SealFailure, SealPolicy, SealedFile, Seals};
 
 /// A live file: one producer's mapping still writes, nobody else can.
 impl SealedFile<FutureWriteSealed> {
@@ -107,7 +107,11 @@ impl SealedFile<FutureWriteSealed> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn finish(self) -> Result<SealedFile<ReadOnlySealed>, SealError<Self>> {
-        match seals::add_and_confirm(self.as_fd(), Seals::WRITE | Seals::SEAL) {
+        let seals = Seals::WRITE | Seals::SEAL;
+        let done = self.get_seals().map_err(|error| (SealFailure::Other, error));
+        // Seals that would not be believed are better not added, for they cannot be taken back.
+        let done = done.and_then(|present| seals::expect_enforced(present | seals));
+        match done.and_then(|()| seals::add_and_confirm(self.as_fd(), seals)) {
             Ok(()) => Ok(SealedFile::confirmed(self.file, self.known)),
             Err(failure) => Err(SealError::new(failure, self)),
         }

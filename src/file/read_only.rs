@@ -108,8 +108,8 @@ impl SealedFile<ReadOnlySealed> {
     }
 
     /// Takes a file and makes it immutable first where it is not: adds the seals that the state or
-    /// the policy requires and the file lacks, and then [`Seals::SEAL`](crate::Seals::SEAL), unless
-    /// the policy forbids that. A file that the policy would refuse in any case is not sealed; one
+    /// the policy requires and the file lacks, and with them [`Seals::SEAL`](crate::Seals::SEAL),
+    /// unless the policy forbids that. A file that lacks none is left as it is. A file that the policy would refuse in any case is not sealed; one
     /// that fails only when memory is [reserved](SealPolicy::reserve) for it comes back sealed.
     ///
     /// # Errors
@@ -145,7 +145,8 @@ impl SealedFile<ReadOnlySealed> {
     /// # Errors
     ///
     /// A [`Refusal`](crate::Refusal), with the descriptor; [`Io`] with `EFBIG` if the file has more
-    /// than `copy_limit` bytes. Reading a file on a slow or hostile file system (network, FUSE) may block.
+    /// than `copy_limit` bytes. Reading a file on a slow or hostile file system (network, FUSE, some of
+    /// procfs) may block.
     ///
     /// # Examples
     ///
@@ -198,6 +199,7 @@ impl SealedFile<ReadOnlySealed> {
     ///
     /// * `InvalidInput`, with an [`OutOfBounds`](crate::OutOfBounds) inside: the range is not within
     ///   the file.
+    /// * `EOVERFLOW`, `EINVAL`: the offset is beyond what the kernel can map (16 TiB on 32-bit).
     /// * Otherwise as [`map_read_only`](Self::map_read_only).
     ///
     /// # Examples
@@ -221,8 +223,9 @@ impl SealedFile<ReadOnlySealed> {
     ///   hugetlb pages, and where signals made the kernel go in steps). A length beyond the machine's
     ///   memory and swap is refused before it is tried. Below that, a machine without strict
     ///   overcommit or a memory cgroup may call its OOM killer instead, so bound the length first.
-    /// * `EACCES`, `Unsupported`: the descriptor is read-only, and the file cannot be opened for
-    ///   writing through `/proc/self/fd`.
+    /// * `EACCES`, `Unsupported`, `WouldBlock`: the descriptor is read-only, and the file cannot be
+    ///   opened for writing through `/proc/self/fd`: its mode forbids it, there is no `/proc`, or
+    ///   somebody holds a lease on it (`F_SETLEASE`).
     ///
     /// # Platform-specific
     ///

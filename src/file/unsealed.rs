@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
+use crate::map;
 use crate::seals;
 use crate::state::private::Internals;
 use crate::state::{Extent, ReadOnlySealed, Unsealed};
@@ -120,6 +121,7 @@ impl SealedFile<Unsealed> {
     pub(crate) fn map_mut_with_len(&mut self, len: u64) -> io::Result<UnsealedMap<'_>> {
         // Reserving plain pages extends the file by itself.
         if self.known != HugePages::None {
+            map::address_space(len)?;
             self.set_len(len)?;
         }
         UnsealedMap::new(self, len)
@@ -132,9 +134,9 @@ impl SealedFile<Unsealed> {
     /// # Errors
     ///
     /// The file comes back as it was; see [`SealFailure`] for what can stand in the way. Most
-    /// likely is [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was
-    /// forked while a map was being made, or a map that was leaked. Pinned pages are waited for,
-    /// for about a second.
+    /// likely is [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a map that was leaked, or
+    /// a child that was forked while a map was being made and has not executed another program since
+    /// (that is waited for, for some milliseconds). Pinned pages are waited for, for about a second.
     ///
     /// # Examples
     ///
@@ -149,25 +151,29 @@ impl SealedFile<Unsealed> {
     /// ```
     #[doc(alias = "F_ADD_SEALS")]
     pub fn seal_read_only(self) -> Result<SealedFile<ReadOnlySealed>, SealError> {
-        let fd = self.file.as_fd();
-        match sys::stat(fd).and_then(|stat| sys::extent(fd, &stat)) {
-            Ok(extent) => self.seal(extent),
-            Err(error) => Err(SealError::new((SealFailure::Other, error), self)),
-        }
+        self.seal(|file| sys::extent(file.as_fd(), &sys::stat(file.as_fd())?))
     }
 
     /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known, which saves a call.
     pub(crate) fn seal_with_len(self, len: u64) -> Result<SealedFile<ReadOnlySealed>, SealError> {
         match self.known {
             HugePages::HugeTlb(_) => self.seal_read_only(),
-            HugePages::None | HugePages::Transparent => self.seal(Extent { len, huge_page: None }),
+            HugePages::None | HugePages::Transparent => {
+                self.seal(|_| Ok(Extent { len, huge_page: None }))
+            }
         }
     }
 
-    fn seal(self, extent: Extent) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+    /// `extent` is asked when the length can fall no more.
+    fn seal(
+        self,
+        extent: impl FnOnce(&File) -> io::Result<Extent>,
+    ) -> Result<SealedFile<ReadOnlySealed>, SealError> {
         let seals = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
-        match seals::add_and_confirm(&self.file, seals) {
-            Ok(()) => Ok(SealedFile::confirmed(self.file, extent)),
+        let sealed = seals::add_and_confirm(&self.file, seals)
+            .and_then(|()| extent(&self.file).map_err(|error| (SealFailure::Other, error)));
+        match sealed {
+            Ok(extent) => Ok(SealedFile::confirmed(self.file, extent)),
             Err(failure) => Err(SealError::new(failure, self)),
         }
     }
