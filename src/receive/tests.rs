@@ -102,7 +102,11 @@ impl Asked {
             Verdict::Forbidden(forbidden)
         } else if relies_on_write && unchecked && !kernel_checks {
             Verdict::UntrustedWriteSeal
-        } else if facts.extent.huge_page.is_some() && !self.allow_hugetlb {
+        } else if facts
+            .extent
+            .huge_page
+            .is_some_and(|page| !self.allow_hugetlb || len / page * page != len)
+        {
             Verdict::HugeTlb
         } else if len < *self.len.start() || len > *self.len.end() {
             Verdict::Length(len)
@@ -257,7 +261,7 @@ fn an_untrusted_peers_file_may_not_grow_and_has_its_length_bounded() {
 
 #[test]
 fn length_owner_and_huge_pages_are_judged_as_defined() {
-    for huge_page in [None, Some(2 << 20)] {
+    for huge_page in [None, Some(LEN), Some(LEN + 1), Some(2 << 20)] {
         for allow_hugetlb in [false, true] {
             for len in [0..=u64::MAX, 0..=0, LEN..=LEN, LEN + 1..=u64::MAX, 0..=LEN - 1] {
                 for owner in [None, Some(OWNER), Some(0)] {
