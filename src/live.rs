@@ -265,9 +265,38 @@ impl Producer {
     /// ```
     /// # use sealed_mmap::Producer;
     /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
-    /// let mut producer = Producer::create("greeting", 5)?;
-    /// producer.write_at(0, b"hello")?;
-    /// assert_eq!(&producer.finish()?.map_read_only()?[..], b"hello");
+    /// A compositor lets its clients watch a keymap while the user edits it, and in the end gives
+    /// out the immutable one, which clients parse in place. It is the same file: who mapped it
+    /// before need not map it again, and who gets the descriptor now may receive it as immutable.
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::{SealFailure, SealPolicy, SealedFile};
+    ///
+    /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
+    /// let preview = keymap.file().try_clone()?; // for a client
+    /// let preview = SealedFile::receive_future_write(preview.into(), &SealPolicy::new())?;
+    /// let preview = preview.map_live()?;
+    /// keymap.write_at(0, b"xkb_keymap {};")?;
+    ///
+    /// let mut finished = keymap.finish();
+    /// for _ in 0..3 {
+    ///     match finished {
+    ///         // A client pins pages; nothing is lost.
+    ///         Err(error) if error.reason() == SealFailure::PinnedPages => {
+    ///             finished = error.into_file().finish();
+    ///         }
+    ///         _ => break,
+    ///     }
+    /// }
+    /// let keymap = finished?;
+    /// assert_eq!(&keymap.map_read_only()?[..14], b"xkb_keymap {};");
+    /// assert_eq!(preview.to_vec(..14)?, b"xkb_keymap {};");
+    ///
+    /// let sent = keymap.open_read_only()?; // for another client
+    /// let received = SealedFile::receive_read_only(sent.into(), &SealPolicy::new())?;
+    /// # assert_eq!(received.len()?, 16);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "F_SEAL_WRITE")]

@@ -140,7 +140,7 @@ pub(crate) fn add_patiently(fd: impl AsFd, seals: Seals) -> Result<(), (SealFail
     const KERNEL_WAITED: Duration = Duration::from_millis(100);
     const TIMES_PINNED: u32 = 4;
     // A child that is forked while a mapping is made has it until it executes another program.
-    const TIMES_MAPPED: u32 = 4;
+    const TIMES_MAPPED: u32 = 5;
 
     let fd = fd.as_fd();
     let Err(mut error) = sys::add_seals(fd, seals) else {
@@ -151,7 +151,7 @@ pub(crate) fn add_patiently(fd: impl AsFd, seals: Seals) -> Result<(), (SealFail
         && pinned < TIMES_PINNED
         && mapped < TIMES_MAPPED
     {
-        std::thread::sleep(Duration::from_millis(mapped.into()));
+        std::thread::sleep(Duration::from_millis((1 << mapped) - 1));
         let start = Instant::now();
         match sys::add_seals(fd, seals) {
             Ok(()) => return Ok(()),
