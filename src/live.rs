@@ -262,9 +262,6 @@ impl Producer {
     ///
     /// # Examples
     ///
-    /// ```
-    /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
     /// A compositor lets its clients watch a keymap while the user edits it, and in the end gives
     /// out the immutable one, which clients parse in place. It is the same file: who mapped it
     /// before need not map it again, and who gets the descriptor now may receive it as immutable.
