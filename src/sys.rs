@@ -218,8 +218,9 @@ pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd
 /// 0 is the end of the file.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn send_file(to: &File, from: &File, mut offset: u64, count: u64) -> io::Result<usize> {
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
-    Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count)?)
+    // More than fits into a file offset would be EINVAL; one call never copies more than this.
+    const MOST: u64 = 0x7fff_f000;
+    Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count.min(MOST) as usize)?)
 }
 
 #[cfg(target_os = "freebsd")]
