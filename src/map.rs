@@ -120,7 +120,7 @@ impl ReadOnlyMap {
         offset: u64,
         len: u64,
     ) -> io::Result<Self> {
-        let extent = file.extent();
+        let extent = file.extent()?;
         let out_of_bounds = OutOfBounds { offset, len, size: extent.len };
         let end = offset.checked_add(len).filter(|end| *end <= extent.len).ok_or(out_of_bounds)?;
         if len == 0 {

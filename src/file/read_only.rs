@@ -189,7 +189,7 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "mmap")]
     pub fn map_read_only(&self) -> io::Result<ReadOnlyMap> {
-        ReadOnlyMap::new(self, 0, self.known.len)
+        ReadOnlyMap::new(self, 0, self.len()?)
     }
 
     /// Maps `len` bytes from `offset` on, which need not be a page boundary.
@@ -240,7 +240,7 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "fallocate")]
     pub fn reserve(&self) -> io::Result<()> {
-        receive::reserve(self.as_fd(), self.known.len)
+        receive::reserve(self.as_fd(), self.len()?)
     }
 }
 

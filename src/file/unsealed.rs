@@ -8,7 +8,7 @@ use crate::seals;
 use crate::state::private::Internals;
 use crate::state::{Extent, ReadOnlySealed, Unsealed};
 use crate::sys;
-use crate::{CreateOptions, HugePages, SealError, SealFailure, SealedFile, Seals, UnsealedMap};
+use crate::{CreateOptions, HugePages, SealError, SealedFile, Seals, UnsealedMap};
 
 /// The only handle to a file that is being filled.
 impl SealedFile<Unsealed> {
@@ -149,22 +149,17 @@ impl SealedFile<Unsealed> {
     /// ```
     #[doc(alias = "F_ADD_SEALS")]
     pub fn seal_read_only(self) -> Result<SealedFile<ReadOnlySealed>, SealError> {
-        let fd = self.file.as_fd();
-        match sys::stat(fd).and_then(|stat| sys::extent(fd, &stat)) {
-            Ok(extent) => self.seal(extent),
-            Err(error) => Err(SealError::new((SealFailure::Other, error), self)),
-        }
+        // Many a sender never asks for the length.
+        self.seal(None)
     }
 
-    /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known, which saves a call.
+    /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known.
     pub(crate) fn seal_with_len(self, len: u64) -> Result<SealedFile<ReadOnlySealed>, SealError> {
-        match self.known {
-            HugePages::HugeTlb(_) => self.seal_read_only(),
-            HugePages::None | HugePages::Transparent => self.seal(Extent { len, huge_page: None }),
-        }
+        let is_plain = !matches!(self.known, HugePages::HugeTlb(_));
+        self.seal(is_plain.then_some(Extent { len, huge_page: None }))
     }
 
-    fn seal(self, extent: Extent) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+    fn seal(self, extent: Option<Extent>) -> Result<SealedFile<ReadOnlySealed>, SealError> {
         let seals = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
         match seals::add_and_confirm(&self.file, seals) {
             Ok(()) => Ok(SealedFile::confirmed(self.file, extent)),
