@@ -92,8 +92,9 @@ fn from_bytes_holds_the_bytes_for_good() {
 }
 
 #[test]
-fn build_fills_zeroed_memory_in_place_and_holds_it_for_good() {
-    for len in SIZES {
+fn build_fills_zeroed_memory_and_holds_it_for_good() {
+    // Up to 1 MiB it is a buffer, and then the file's own memory.
+    for len in SIZES.into_iter().chain([1 << 20, (1 << 20) + 1]) {
         let bytes = pattern(len);
         let file = SealedFile::build("built", len as u64, |target| {
             assert_eq!(target.len(), len);
@@ -108,11 +109,14 @@ fn build_fills_zeroed_memory_in_place_and_holds_it_for_good() {
     }
 }
 
+/// Up to 1 MiB there is no mapping that could be left.
+const TOO_LONG_FOR_A_BUFFER: u64 = (1 << 20) + 1;
+
 #[test]
 fn build_returns_the_error_of_fill_and_leaves_nothing() {
     const NAME: &str = "given up";
 
-    let error = SealedFile::build(NAME, 10_000, |target| {
+    let error = SealedFile::build(NAME, TOO_LONG_FOR_A_BUFFER, |target| {
         target.fill(1);
         assert_eq!(traces(NAME), (1, 1));
         Err(io::Error::new(ErrorKind::UnexpectedEof, "half a message"))
@@ -127,7 +131,7 @@ fn a_panic_in_fill_leaves_nothing() {
     const NAME: &str = "panicked";
 
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        SealedFile::build(NAME, 10_000, |_| {
+        SealedFile::build(NAME, TOO_LONG_FOR_A_BUFFER, |_| {
             assert_eq!(traces(NAME), (1, 1));
             std::panic::resume_unwind(Box::new("on purpose"))
         })

@@ -26,7 +26,7 @@ impl SealedFile<ReadOnlySealed> {
         CreateOptions::new().from_bytes(name, bytes)
     }
 
-    /// Creates an immutable file of `len` bytes that `fill` writes in place, with the default
+    /// Creates an immutable file of `len` bytes that `fill` writes, with the default
     /// [`CreateOptions`]. The slice is zeroed, page-aligned, and has its memory reserved.
     ///
     /// # Errors
@@ -189,7 +189,8 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "mmap")]
     pub fn map_read_only(&self) -> io::Result<ReadOnlyMap> {
-        ReadOnlyMap::new(self, 0, self.len()?)
+        let extent = self.extent()?;
+        ReadOnlyMap::new(self, extent, 0, extent.len)
     }
 
     /// Maps `len` bytes from `offset` on, which need not be a page boundary.
@@ -208,7 +209,7 @@ impl SealedFile<ReadOnlySealed> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn map_range(&self, offset: u64, len: usize) -> io::Result<ReadOnlyMap> {
-        ReadOnlyMap::new(self, offset, len as u64)
+        ReadOnlyMap::new(self, self.extent()?, offset, len as u64)
     }
 
     /// Takes memory for every hole, now and for good, so that no access to a map of this file ends
