@@ -57,7 +57,7 @@ fn received(file: &SealedFile, policy: &SealPolicy) -> Sample {
     timed_each(COUNT, || {
         let fd = sent.pop().expect("COUNT of them");
         let file = SealedFile::receive_read_only(fd, policy).expect("received");
-        file.map_read_only().expect("mapped")
+        (file.map_read_only().expect("mapped"), file)
     })
 }
 
@@ -67,7 +67,7 @@ fn received_by_hand(file: &SealedFile, reserve: fn(&File, usize)) -> Sample {
         let fd = File::from(sent.pop().expect("COUNT of them"));
         let len = hand::verify(&fd).expect("received");
         reserve(&fd, len);
-        Map::read_only(&fd, len).expect("mapped")
+        (Map::read_only(&fd, len).expect("mapped"), fd)
     })
 }
 
