@@ -15,11 +15,12 @@ use rustix::shm;
 use sealed_mmap::{SealPolicy, SealedFile};
 use sealed_mmap_benches::hand::{self, Map};
 use sealed_mmap_benches::{
-    Case, GIB, KIB, MIB, NAME, SUBJECT, Sample, page_aligned, read, sizes_with_one_gib,
-    stay_on_cpu, timed,
+    Case, GIB, NAME, SIZES, SUBJECT, Sample, page_aligned, read, sizes_with_one_gib, stay_on_cpu,
+    timed,
 };
 
 type Done<T = u64> = Result<T, Box<dyn Error>>;
+type Handoff = fn(&[u8]) -> Done;
 
 fn sealed_mmap(bytes: &[u8]) -> Done {
     let file = SealedFile::from_bytes(NAME, bytes)?;
@@ -134,9 +135,9 @@ fn unix_socket(bytes: &[u8]) -> Done {
 
 fn handoff(criterion: &mut Criterion) {
     stay_on_cpu(0).expect("CPU 0 can be used");
-    /// The baseline's name, what it does, and the most that the subject may take of it:
-    /// at 4 KiB, 64 KiB, 1 MiB and 64 MiB.
-    type Contestant = (&'static str, fn(&[u8]) -> Done, [Option<f64>; 4]);
+    /// The baseline's name, what it does, and the most that the subject may take of it at each of
+    /// `SIZES`.
+    type Contestant = (&'static str, Handoff, [Option<f64>; 4]);
     let contestants: [Contestant; 10] = [
         (SUBJECT, sealed_mmap, [None; 4]),
         ("by hand", by_hand, [1.04, 1.03, 1.03, 1.04].map(Some)),
@@ -151,12 +152,10 @@ fn handoff(criterion: &mut Criterion) {
     ];
     for size in sizes_with_one_gib() {
         let bytes = page_aligned(size);
-        let measured = |contestant: fn(&[u8]) -> Done| -> Sample {
-            timed(|| contestant(&bytes).expect("a handoff"))
-        };
+        let measured =
+            |contestant: Handoff| -> Sample { timed(|| contestant(&bytes).expect("a handoff")) };
         for (baseline, contestant, targets) in contestants {
-            let sizes = [4 * KIB, 64 * KIB, MIB, 64 * MIB];
-            let target = sizes.iter().position(|known| *known == size).and_then(|at| targets[at]);
+            let target = SIZES.iter().position(|known| *known == size).and_then(|at| targets[at]);
             if size == GIB && !matches!(baseline, SUBJECT | "by hand" | "shm_open + mmap" | "pipe")
             {
                 continue;
@@ -167,5 +166,34 @@ fn handoff(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, handoff);
+/// One file for all of them, against a copy for each.
+fn handoff_to_8_readers(criterion: &mut Criterion) {
+    const READERS: u64 = 8;
+
+    let mapped = |bytes: &[u8]| -> Done {
+        let file = SealedFile::from_bytes(NAME, bytes)?;
+        (0..READERS).try_fold(0_u64, |sum, _| {
+            let received =
+                SealedFile::receive_read_only(file.try_clone()?.into(), &SealPolicy::new())?;
+            Ok(sum.wrapping_add(read(&received.map_read_only()?)))
+        })
+    };
+    let copied = |bytes: &[u8], copy: Handoff| -> Done {
+        (0..READERS).try_fold(0_u64, |sum, _| Ok(sum.wrapping_add(copy(bytes)?)))
+    };
+    for size in SIZES {
+        let bytes = page_aligned(size);
+        let contestants: [(_, Handoff); 2] = [("pipe", pipe), ("Unix socket", unix_socket)];
+        for (baseline, copy) in contestants {
+            let case = Case { question: "handoff to 8 readers", baseline, size, target: None };
+            case.compare(
+                criterion,
+                || timed(|| mapped(&bytes).expect("a handoff")),
+                || timed(|| copied(&bytes, copy).expect("a handoff")),
+            );
+        }
+    }
+}
+
+criterion_group!(benches, handoff, handoff_to_8_readers);
 criterion_main!(benches);
