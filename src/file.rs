@@ -113,15 +113,19 @@ impl<S: State> SealedFile<S> {
 impl<S: Shared> SealedFile<S> {
     /// The only way into a sealed state. Every caller has seen `F_GET_SEALS` report `S::REQUIRED`
     /// in a combination that the kernel enforces ([`write_seal_is_enforced`]), and `extent` was
-    /// true of the file then or later.
+    /// true of the file then or later. It may be left out, to be asked for when it is needed, where
+    /// the file also cannot grow: the answer is the same whenever it is asked for.
     ///
     /// [`write_seal_is_enforced`]: crate::seals::write_seal_is_enforced
-    pub(crate) fn confirmed(file: File, extent: Extent) -> Self {
+    pub(crate) fn confirmed(file: File, extent: Option<Extent>) -> Self {
         Self { file, known: extent }
     }
 
-    pub(crate) fn extent(&self) -> Extent {
-        self.known
+    pub(crate) fn extent(&self) -> io::Result<Extent> {
+        match self.known {
+            Some(extent) => Ok(extent),
+            None => sys::extent(self.as_fd(), &sys::stat(self.as_fd())?),
+        }
     }
 
     /// The length in bytes, as it was found when the seals had been confirmed. A file without
@@ -130,7 +134,7 @@ impl<S: Shared> SealedFile<S> {
     ///
     /// # Errors
     ///
-    /// None today; the signature leaves room for a state that has to ask.
+    /// Those of `fstat(2)`, which is asked only if nobody knew the length when the file was sealed.
     ///
     /// # Examples
     ///
@@ -140,7 +144,7 @@ impl<S: Shared> SealedFile<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn len(&self) -> io::Result<u64> {
-        Ok(self.known.len)
+        Ok(self.extent()?.len)
     }
 
     /// Whether [`len`](Self::len) is 0.
@@ -156,7 +160,7 @@ impl<S: Shared> SealedFile<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.known.len == 0)
+        Ok(self.len()? == 0)
     }
 
     /// A second descriptor of the same open file: it shares the offset, and is close-on-exec.
@@ -205,7 +209,7 @@ impl<S: Shared> SealedFile<S> {
     pub fn open_read_only(&self) -> io::Result<Self> {
         let fd = sys::reopen(self.as_fd(), false)?;
         // Judged like a stranger's, so that nothing rests on /proc having told the truth.
-        let as_long = SealPolicy::new().allow_hugetlb(true).len(self.known.len..);
+        let as_long = SealPolicy::new().allow_hugetlb(true).len(self.len()?..);
         receive::verify::<S>(fd.as_fd(), &as_long)?;
         Ok(Self { file: fd.into(), known: self.known })
     }

@@ -156,7 +156,7 @@ impl Producer {
             ),
             _ => error,
         })?;
-        let writable = SealedFile::<FutureWriteSealed>::confirmed(file, extent);
+        let writable = SealedFile::<FutureWriteSealed>::confirmed(file, Some(extent));
         let file = writable.open_read_only()?;
         Ok(Self { map, writable, file })
     }
@@ -376,7 +376,7 @@ impl LiveMap {
         let read_only =
             if sys::is_writable(file.as_fd())? { file.open_read_only().ok() } else { None };
         let mapped = read_only.as_ref().unwrap_or(file);
-        let map = Mapping::new(mapped.as_file(), file.extent(), |options, file| {
+        let map = Mapping::new(mapped.as_file(), file.extent()?, |options, file| {
             options.map_raw_read_only(file)
         })?;
         Ok(Self { map })

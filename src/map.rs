@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use rustix::mm::Advice;
 
-use crate::state::{ReadOnlySealed, Unsealed};
+use crate::state::{Extent, ReadOnlySealed, Unsealed};
 use crate::sys::{self, advice};
 use crate::{OutOfBounds, SealedFile};
 
@@ -127,12 +127,13 @@ pub struct ReadOnlyMap {
 }
 
 impl ReadOnlyMap {
+    /// `extent` is the file's own.
     pub(crate) fn new(
         file: &SealedFile<ReadOnlySealed>,
+        extent: Extent,
         offset: u64,
         len: u64,
     ) -> io::Result<Self> {
-        let extent = file.extent();
         let out_of_bounds = OutOfBounds { offset, len, size: extent.len };
         let end = offset.checked_add(len).filter(|end| *end <= extent.len).ok_or(out_of_bounds)?;
         if len == 0 {

@@ -271,7 +271,7 @@ pub(crate) fn receive<S: Shared>(
     policy: &SealPolicy,
 ) -> Result<SealedFile<S>, ReceiveError> {
     match verify::<S>(fd.as_fd(), policy) {
-        Ok(extent) => Ok(SealedFile::confirmed(fd.into(), extent)),
+        Ok(extent) => Ok(SealedFile::confirmed(fd.into(), Some(extent))),
         Err(refusal) => Err(ReceiveError::new(refusal, fd)),
     }
 }
@@ -348,7 +348,7 @@ fn copy(
     }
     policy.judge_owner(stat.owner)?;
     let copy = SealedFile::copy_of("sealed-mmap-copy", fd, limit).map_err(Refusal::Io)?;
-    policy.judge_length(copy.extent().len)?;
+    policy.judge_length(copy.len().map_err(Refusal::Io)?)?;
     Ok(copy)
 }
 

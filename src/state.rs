@@ -45,7 +45,7 @@ pub trait State: private::Internals {
 /// assert!(describe(&file)?.starts_with("5 bytes, sealed against "));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait Shared: State + private::Internals<Known = Extent> {}
+pub trait Shared: State + private::Internals<Known = Option<Extent>> {}
 
 /// Nothing is promised: this value is the only handle to the file, and may fill it.
 ///
@@ -158,11 +158,11 @@ pub(crate) mod private {
     }
 
     impl Internals for FutureWriteSealed {
-        type Known = Extent;
+        type Known = Option<Extent>;
     }
 
     impl Internals for ReadOnlySealed {
-        type Known = Extent;
+        type Known = Option<Extent>;
     }
 }
 

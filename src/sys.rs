@@ -180,6 +180,12 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
 /// `madvise(2)` knows this limit: they would go on until the OOM killer steps in.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
+    // Where there is less, nothing runs, and asking would be a tenth of receiving a small file.
+    const ALWAYS_THERE: u64 = 1 << 20;
+
+    if len <= ALWAYS_THERE {
+        return Ok(());
+    }
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the type differs by target")]
     let units = u64::from(info.totalram).saturating_add(info.totalswap.into());
@@ -228,8 +234,9 @@ pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd
 /// 0 is the end of the file.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn send_file(to: &File, from: &File, mut offset: u64, count: u64) -> io::Result<usize> {
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
-    Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count)?)
+    // More than fits into a file offset would be EINVAL; one call never copies more than this.
+    const MOST: u64 = 0x7fff_f000;
+    Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count.min(MOST) as usize)?)
 }
 
 #[cfg(target_os = "freebsd")]

@@ -190,7 +190,8 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "mmap")]
     pub fn map_read_only(&self) -> io::Result<ReadOnlyMap> {
-        ReadOnlyMap::new(self, 0, self.known.len)
+        let extent = self.extent()?;
+        ReadOnlyMap::new(self, extent, 0, extent.len)
     }
 
     /// Maps `len` bytes from `offset` on, which need not be a page boundary.
@@ -210,7 +211,7 @@ impl SealedFile<ReadOnlySealed> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn map_range(&self, offset: u64, len: usize) -> io::Result<ReadOnlyMap> {
-        ReadOnlyMap::new(self, offset, len as u64)
+        ReadOnlyMap::new(self, self.extent()?, offset, len as u64)
     }
 
     /// Takes memory for every hole, now and for good, so that no access to a map of this file ends
@@ -243,7 +244,7 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "fallocate")]
     pub fn reserve(&self) -> io::Result<()> {
-        receive::reserve(self.as_fd(), self.known.len)
+        receive::reserve(self.as_fd(), self.len()?)
     }
 }
 

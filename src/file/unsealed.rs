@@ -9,7 +9,7 @@ use crate::seals;
 use crate::state::private::Internals;
 use crate::state::{Extent, ReadOnlySealed, Unsealed};
 use crate::sys;
-use crate::{CreateOptions, HugePages, SealError, SealFailure, SealedFile, Seals, UnsealedMap};
+use crate::{CreateOptions, HugePages, SealError, SealedFile, Seals, UnsealedMap};
 
 /// The only handle to a file that is being filled.
 impl SealedFile<Unsealed> {
@@ -151,29 +151,20 @@ impl SealedFile<Unsealed> {
     /// ```
     #[doc(alias = "F_ADD_SEALS")]
     pub fn seal_read_only(self) -> Result<SealedFile<ReadOnlySealed>, SealError> {
-        self.seal(|file| sys::extent(file.as_fd(), &sys::stat(file.as_fd())?))
+        // Many a sender never asks for the length.
+        self.seal(None)
     }
 
-    /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known, which saves a call.
+    /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known.
     pub(crate) fn seal_with_len(self, len: u64) -> Result<SealedFile<ReadOnlySealed>, SealError> {
-        match self.known {
-            HugePages::HugeTlb(_) => self.seal_read_only(),
-            HugePages::None | HugePages::Transparent => {
-                self.seal(|_| Ok(Extent { len, huge_page: None }))
-            }
-        }
+        let is_plain = !matches!(self.known, HugePages::HugeTlb(_));
+        self.seal(is_plain.then_some(Extent { len, huge_page: None }))
     }
 
-    /// `extent` is asked when the length can fall no more.
-    fn seal(
-        self,
-        extent: impl FnOnce(&File) -> io::Result<Extent>,
-    ) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+    fn seal(self, extent: Option<Extent>) -> Result<SealedFile<ReadOnlySealed>, SealError> {
         let seals = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
-        let sealed = seals::add_and_confirm(&self.file, seals)
-            .and_then(|()| extent(&self.file).map_err(|error| (SealFailure::Other, error)));
-        match sealed {
-            Ok(extent) => Ok(SealedFile::confirmed(self.file, extent)),
+        match seals::add_and_confirm(&self.file, seals) {
+            Ok(()) => Ok(SealedFile::confirmed(self.file, extent)),
             Err(failure) => Err(SealError::new(failure, self)),
         }
     }

@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Draws docs/*.svg and fills in docs/benchmarks.md from what `cargo bench` left under target/criterion."""
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+SUBJECT = "sealed-mmap"
+INK, SOFT, GRID, PAPER = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
+# Told apart with any colour vision (Okabe and Ito); the subject is the strong one.
+COLOURS = {
+    SUBJECT: "#d55e00",
+    "by hand": "#1f2328",
+    "memfile + memmap2": "#8c959f",
+    "memfd + memmap2": "#8c959f",
+    "safe-mmap": "#8c959f",
+    "shmem-ipc": "#cc79a7",
+    "shm_open + mmap": "#0072b2",
+    "shm_open + write": "#56b4e9",
+    "pipe": "#009e73",
+    "Unix socket": "#b58900",
+}
+SHADES = {4 * KIB: "#fdd0a2", 64 * KIB: "#fdae6b", MIB: "#f16913", 64 * MIB: "#a63603"}
+
+
+def size_name(size):
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit:
+            return f"{size // unit} {name}"
+
+
+def time_name(nanoseconds):
+    for unit, name in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if nanoseconds >= unit:
+            return f"{nanoseconds / unit:.3g} {name}"
+    return f"{nanoseconds:.3g} ns"
+
+
+def ratio_of(result):
+    """By CPU time where wall clock does not repeat well."""
+    return result["cpu"] if result["size"] >= 64 * MIB else result["wall"]
+
+
+def measured():
+    results = [json.loads(path.read_text()) for path in TARGET.glob("criterion/*/*/*/ratio.json")]
+    if not results:
+        raise SystemExit(f"nothing measured under {TARGET}/criterion: run `cargo bench` first")
+    return sorted(results, key=lambda r: (r["question"], r["baseline"], r["size"]))
+
+
+def text(x, y, content, anchor="start", size=13, fill=INK, weight="normal"):
+    content = content.replace("&", "&amp;").replace("<", "&lt;")
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
+        f' fill="{fill}" font-weight="{weight}">{content}</text>'
+    )
+
+
+def picture(name, width, height, title, subtitle, parts):
+    head = [text(24, 34, title, size=18, weight="bold"), text(24, 56, subtitle, fill=SOFT)]
+    (DOCS / name).write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        f' height="{height}" role="img" font-family="Helvetica, Arial, DejaVu Sans, sans-serif">\n'
+        f"<title>{title}</title>\n"
+        f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>\n'
+        + "\n".join(head + parts)
+        + "\n</svg>\n"
+    )
+
+
+def spread(wanted, gap, low, high):
+    """Moves labels apart, as little as needed, in their order."""
+    order = sorted(range(len(wanted)), key=lambda at: wanted[at])
+    places = [wanted[at] for at in order]
+    for _ in range(500):
+        for upper in range(len(places) - 1):
+            overlap = gap - (places[upper + 1] - places[upper])
+            if overlap > 0:
+                places[upper] -= overlap / 2
+                places[upper + 1] += overlap / 2
+        places = [min(max(place, low), high) for place in places]
+    result = [0.0] * len(wanted)
+    for at, place in zip(order, places):
+        result[at] = place
+    return result
+
+
+def lines(file, title, subtitle, series, colours, names_left=False):
+    """Both axes logarithmic; every line carries its name at the end where they lie apart."""
+    width, height = 900, 500
+    left, right, top, bottom = (200, 816, 84, 444) if names_left else (84, 700, 84, 444)
+    tick_at, tick_anchor = (right + 8, "start") if names_left else (left - 8, "end")
+    name_at, name_anchor, away = (left, "end", -1) if names_left else (right, "start", 1)
+    sizes = sorted({size for points in series.values() for size in points})
+    values = [value for points in series.values() for value in points.values()]
+    low, high = math.log10(min(values)) - 0.08, math.log10(max(values)) + 0.08
+    first, last = math.log2(sizes[0]), math.log2(sizes[-1])
+
+    def x(size):
+        return left + (math.log2(size) - first) / (last - first) * (right - left)
+
+    def y(value):
+        return bottom - (math.log10(value) - low) / (high - low) * (bottom - top)
+
+    parts = []
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    steps = (1, 2, 5) if high - low < 3 else (1,)
+    for tick in (step * 10.0**decade for decade in decades for step in steps):
+        if low <= math.log10(tick) <= high:
+            parts.append(
+                f'<line x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="{GRID}"/>'
+            )
+            parts.append(text(tick_at, y(tick) + 4, time_name(tick), tick_anchor, 12, SOFT))
+    for size in sizes:
+        parts.append(
+            f'<line x1="{x(size):.1f}" x2="{x(size):.1f}" y1="{top}" y2="{bottom}" stroke="{GRID}"/>'
+        )
+        parts.append(text(x(size), bottom + 20, size_name(size), "middle", 12, SOFT))
+    names = sorted(series, key=lambda name: name == SUBJECT)
+    end_size = sizes[0] if names_left else sizes[-1]
+    ends = [y(series[name][end_size]) for name in names]
+    labels = spread(ends, 17, top + 4, bottom)
+    for name, end, label in zip(names, ends, labels):
+        colour, strong = colours[name], name == SUBJECT
+        points = sorted(series[name].items())
+        path = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in points)
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3.5 if strong else 1.8}"'
+            f' stroke-linejoin="round"/>'
+        )
+        for size, value in points:
+            parts.append(
+                f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="{4.5 if strong else 3}" fill="{colour}"/>'
+            )
+        parts.append(
+            f'<line x1="{name_at + 7 * away}" x2="{name_at + 22 * away}" y1="{end:.1f}"'
+            f' y2="{label:.1f}" stroke="{colour}" stroke-width="0.8"/>'
+        )
+        weight = "bold" if strong else "normal"
+        parts.append(
+            text(name_at + 26 * away, label + 4, name, name_anchor, fill=colour, weight=weight)
+        )
+    picture(file, width, height, title, subtitle, parts)
+
+
+def contestant_of(result):
+    return result["baseline"] + result["question"].removeprefix("handoff")
+
+
+def bars(name, results):
+    """How long the others take, with the subject as the unit."""
+    order = {
+        "by hand": "the same calls, with unsafe",
+        "memfile + memmap2": "map_if_safe",
+        "memfd + memmap2": "map_if_safe",
+        "safe-mmap": "two checks fewer",
+        "shmem-ipc": "seals what it is sent",
+        "shm_open + write": "anybody can still write",
+        "shm_open + mmap": "anybody can still write",
+        "Unix socket": "a copy",
+        "pipe": "a copy",
+        "Unix socket to 8 readers": "a copy for each",
+        "pipe to 8 readers": "a copy for each",
+    }
+    sizes = list(SHADES)
+    bar, gap, left, top, right = 12, 16, 196, 112, 860
+    block = bar * len(sizes) + gap
+    height = top + block * len(order) + 40
+    longest = max(1 / ratio_of(result) for result in results if result["size"] in SHADES)
+    scale = (right - left) / max(2.0, math.ceil(longest * 4) / 4)
+
+    parts = []
+    at = 24.0
+    for size in sizes:
+        parts.append(f'<rect x="{at}" y="74" width="14" height="14" fill="{SHADES[size]}"/>')
+        parts.append(text(at + 20, 86, size_name(size), size=12, fill=SOFT))
+        at += 92
+    ticks = [0.5 * step for step in range(0, int((right - left) / scale / 0.5) + 1)]
+    for tick in ticks:
+        x = left + tick * scale
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{height - 40}"'
+            f' stroke="{INK if tick == 1 else GRID}" stroke-width="{1.5 if tick == 1 else 1}"/>'
+        )
+        label = f"1 = {SUBJECT}" if tick == 1 else f"{tick:g}"
+        parts.append(text(x, height - 20, label, "middle", 12, INK if tick == 1 else SOFT))
+    for row, (contestant, note) in enumerate(order.items()):
+        y = top + row * block
+        middle = y + bar * len(sizes) / 2
+        parts.append(text(left - 12, middle - 2, contestant, "end"))
+        parts.append(text(left - 12, middle + 14, note, "end", 11, SOFT))
+        for line, size in enumerate(sizes):
+            found = [r for r in results if contestant_of(r) == contestant and r["size"] == size]
+            if not found:
+                continue
+            value = 1 / ratio_of(found[0])
+            parts.append(
+                f'<rect x="{left}" y="{y + line * bar}" width="{value * scale:.1f}" height="{bar - 1}"'
+                f' fill="{SHADES[size]}"/>'
+            )
+            # Not across the line at 1.
+            end = max(value, 1) if value > 0.93 else value
+            parts.append(
+                text(left + end * scale + 5, y + line * bar + 10, f"{value:.2f}", size=10, fill=SOFT)
+            )
+    picture(
+        name,
+        900,
+        height,
+        "Handing bytes to a reader: what the others take",
+        f"create, fill, seal, receive, map, read, drop; in units of {SUBJECT}'s time, longer is slower",
+        parts,
+    )
+
+
+def table(results):
+    rows = ["| | compared with | size | takes | of its | ratio | fifths of the run | target | |"]
+    rows.append("|---|---|---|---|---|---|---|---|---|")
+    for result in results:
+        ratio, target = ratio_of(result), result["target"]
+        met = "" if target is None else "met" if round(ratio, 3) <= target else "**missed**"
+        by_cpu = " (CPU)" if result["size"] >= 64 * MIB else ""
+        rows.append(
+            f"| {result['question']} | {result['baseline']} | {size_name(result['size'])}"
+            f" | {time_name(result['subject_ns'])} | {time_name(result['baseline_ns'])}"
+            f" | {ratio:.3f}{by_cpu} | {result['low']:.3f}–{result['high']:.3f}"
+            f" | {'' if target is None else f'{target:.2f}'} | {met} |"
+        )
+    return "\n".join(rows)
+
+
+def machine():
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout
+    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
+    policy = re.search(
+        r"\[(.*)\]", Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
+    )
+    return (
+        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} CPUs,"
+        f" {int(memory[1]) / MIB:.0f} GiB; Linux {platform.release().split('-')[0]},"
+        f" shmem_enabled = {policy[1]}; {rustc.split(' (')[0]}."
+    )
+
+
+def counts():
+    command = "cargo bench --features valgrind --bench counts".split()
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def fill_in(page, name, content):
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def main():
+    results = measured()
+    handoff = [r for r in results if r["question"] == "handoff"]
+    # Every contestant was measured in turns with the subject, so their ratio holds whatever the
+    # machine did meanwhile; the subject's own time gives it a scale.
+    own = {r["size"]: r["baseline_ns"] for r in handoff if r["baseline"] == SUBJECT}
+    times = {}
+    for result in handoff:
+        if (size := result["size"]) in SHADES:
+            time = own[size] / ratio_of(result)
+            times.setdefault(result["baseline"], {})[size] = time / size * KIB
+    lines(
+        "handoff.svg",
+        "Handing bytes to a reader",
+        "create, fill, seal, receive, map, read, drop: time of one handoff, for each KiB of its size",
+        times,
+        COLOURS,
+        names_left=True,
+    )
+    bars("ratios.svg", [r for r in results if r["question"].startswith("handoff")])
+
+    receive = {}
+    for result in results:
+        if (result["question"], result["baseline"]) == ("receive", "by hand"):
+            receive.setdefault(SUBJECT, {})[result["size"]] = result["subject_ns"]
+            receive.setdefault("by hand", {})[result["size"]] = result["baseline_ns"]
+        if (result["question"], result["baseline"]) == ("receive, untrusted", "by hand"):
+            receive.setdefault("untrusted: reserved", {})[result["size"]] = result["subject_ns"]
+        if (result["question"], result["baseline"]) == ("handoff", "pipe"):
+            receive.setdefault("pipe: copied and read", {})[result["size"]] = result["baseline_ns"]
+    colours = {**COLOURS, "untrusted: reserved": "#0072b2", "pipe: copied and read": "#009e73"}
+    lines(
+        "receive.svg",
+        "Receiving and mapping a sealed file",
+        "verify the seals, take the length, map: the same time for any size, unless every page is reserved",
+        receive,
+        colours,
+    )
+
+    path = DOCS / "benchmarks.md"
+    page = path.read_text()
+    page = fill_in(page, "machine", machine())
+    page = fill_in(page, "targets", table([r for r in results if r["target"] is not None]))
+    page = fill_in(page, "others", table([r for r in results if r["target"] is None]))
+    if shutil.which("strace") and shutil.which("valgrind"):
+        page = fill_in(page, "counts", counts().strip())
+    path.write_text(page)
+
+
+main()

@@ -1,0 +1,100 @@
+//! The system calls as one would write them by hand, without looking at what can go wrong.
+
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Result;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::NAME;
+
+pub const SEALS: SealFlags =
+    SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+
+pub fn memfd() -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    rustix::fs::memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL)
+}
+
+pub fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        let count = rustix::io::write(&fd, bytes)?;
+        bytes = &bytes[count..];
+    }
+    Ok(())
+}
+
+/// Fills an empty file through a mapping that no child inherits and that cannot run out of memory.
+pub fn fill_mapped(fd: impl AsFd, bytes: &[u8]) -> Result<()> {
+    rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes.len() as u64)?;
+    let mut map = Map::new(fd, bytes.len(), ProtFlags::READ | ProtFlags::WRITE)?;
+    map.advise(Advice::LinuxDontFork)?;
+    map.copy_from_slice(bytes);
+    Ok(())
+}
+
+/// Adds the seals and confirms them.
+pub fn seal(fd: impl AsFd) -> Result<()> {
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    assert!(rustix::fs::fcntl_get_seals(&fd)?.contains(SEALS));
+    Ok(())
+}
+
+/// The checks of a receiver, and the length.
+pub fn verify(fd: impl AsFd) -> Result<usize> {
+    assert!(rustix::fs::fcntl_getfl(&fd)?.contains(rustix::fs::OFlags::RDWR));
+    assert!(rustix::fs::fcntl_get_seals(&fd)?.contains(SealFlags::WRITE | SealFlags::SHRINK));
+    Ok(rustix::fs::fstat(&fd)?.st_size as usize)
+}
+
+/// A shared mapping of the beginning of a file.
+pub struct Map {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Map {
+    pub fn new(fd: impl AsFd, len: usize, access: ProtFlags) -> Result<Self> {
+        let (anywhere, flags) = (std::ptr::null_mut(), MapFlags::SHARED);
+        // SAFETY: the kernel chooses the address, so nothing else lies there.
+        let start = unsafe { rustix::mm::mmap(anywhere, len, access, flags, fd, 0) }?;
+        Ok(Self { start: NonNull::new(start.cast()).expect("not asked for address 0"), len })
+    }
+
+    pub fn read_only(fd: impl AsFd, len: usize) -> Result<Self> {
+        Self::new(fd, len, ProtFlags::READ)
+    }
+
+    pub fn advise(&self, advice: Advice) -> Result<()> {
+        // SAFETY: the range is this mapping, and no advice that is given here changes its bytes.
+        unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.len, advice) }
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped readable for as long as this value lives; the benchmarks write through
+        // `deref_mut` alone, and never make a file shorter.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Map {
+    /// For mappings made with [`ProtFlags::WRITE`]; on others a store ends the process.
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and no two mappings of one file are alive while one is written.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: this mapping, which nothing refers to any more.
+        unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) }
+            .expect("unmapping one's own mapping");
+    }
+}
