@@ -267,9 +267,11 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
     let source = SealedFile::from_bytes("source", b"bytes").unwrap();
     let unlimited = getrlimit(Resource::Nofile);
     let attempt = |room: u64, make: &dyn Fn() -> io::Result<()>| {
-        // The lowest free number, for the limit is on numbers and not on how many are open.
-        let free = source.try_clone().unwrap().as_raw_fd() as u64;
-        let limit = Rlimit { current: Some(free + room), ..unlimited };
+        // The limit is on numbers, which need not be contiguous, and not on how many are open.
+        let free: Vec<_> = (0..=room).map(|_| source.try_clone().unwrap()).collect();
+        let beyond = free.last().map(|file| file.as_raw_fd() as u64);
+        let limit = Rlimit { current: beyond, ..unlimited };
+        drop(free);
         let before = open();
         setrlimit(Resource::Nofile, limit).unwrap();
         let result = make();
