@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
@@ -291,7 +292,7 @@ fn an_object_of_shm_open_lacks_every_seal_that_counts() {
             lacks_everything_but_seal(object);
         }
         Err(errno) => {
-            assert!(tmpfs().is_none_or(|directory| directory != *"/dev/shm"), "{errno}");
+            assert!(tmpfs().is_none_or(|directory| directory != Path::new("/dev/shm")), "{errno}");
             eprintln!("shm_open is not tried: no /dev/shm that this user can write to ({errno})");
         }
     }

@@ -23,6 +23,7 @@ use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat, statfs};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::pipe::pipe;
 use rustix::process::{Signal, getpid, kill_process};
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
 use sealed_mmap::{
@@ -391,7 +392,7 @@ fn a_descriptor_that_cannot_be_read_is_refused() {
         RECORDS,
         |socket| {
             let file = sealed(b"hello");
-            let (_reader, writer) = io::pipe().unwrap();
+            let (_reader, writer) = pipe().unwrap();
             send(&socket, reopen(&file, OFlags::PATH));
             send(&socket, reopen(&file, OFlags::WRONLY));
             send(&socket, writer);
@@ -413,13 +414,14 @@ fn what_is_not_a_file_is_refused_and_never_waited_for() {
     under_attack(
         RECORDS,
         |socket| {
-            let (silent, _writer) = io::pipe().unwrap();
+            let (silent, _writer) = pipe().unwrap();
             let (stream, _other) = UnixStream::pair().unwrap();
             send(&socket, silent);
             send(&socket, stream);
             send(&socket, UnixDatagram::unbound().unwrap());
             send(&socket, File::open("/").unwrap());
-            let (endless, mut writer) = io::pipe().unwrap();
+            let (endless, writer) = pipe().unwrap();
+            let mut writer = File::from(writer);
             send(&socket, endless);
             while writer.write_all(&[7; 4096]).is_ok() {}
         },
@@ -732,7 +734,7 @@ fn a_storm_of_hostile_messages_leaves_nothing_behind() {
         |socket| {
             let file = sealed(b"hello");
             let plain = unsealed(b"plain");
-            let (pipe, _writer) = io::pipe().unwrap();
+            let (pipe, _writer) = pipe().unwrap();
             let (path, wronly) = (reopen(&file, OFlags::PATH), reopen(&file, OFlags::WRONLY));
             let single = [
                 file.as_fd(),
