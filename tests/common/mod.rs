@@ -19,14 +19,18 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 /// How often to repeat: `full` where `SEALED_MMAP_FULL` is set, and a tenth of `quick` on a processor
 /// that is emulated.
 pub(crate) fn rounds(quick: usize, full: usize) -> usize {
-    let is_set = |name| std::env::var_os(name).is_some();
-    if is_set("SEALED_MMAP_FULL") {
+    if std::env::var_os("SEALED_MMAP_FULL").is_some() {
         full
-    } else if is_set("SEALED_MMAP_VM") {
+    } else if is_emulated() {
         quick / 10
     } else {
         quick
     }
+}
+
+/// A virtual machine without the help of a processor takes some thirty times as long.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var_os("SEALED_MMAP_VM").is_some()
 }
 
 /// Lines between two processes. A panic in the other one arrives as a line, too.
