@@ -281,7 +281,7 @@ fn no_attack_from_another_process_changes_a_sealed_file() {
 
 /// Not a promise: what [`Peer::start`] starts.
 #[test]
-fn another_process() {
+fn role_of_another_process() {
     let Some((role, fd, mut channel)) = common::role() else { return };
     let (_, attack, _) = ATTACKS.iter().find(|(name, ..)| *name == role).unwrap();
     answer(&mut channel, attack(&fd.into()));

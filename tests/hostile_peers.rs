@@ -188,7 +188,7 @@ fn map_and_store(file: &File) -> io::Result<()> {
 
 /// Not a promise: what [`Peer::start`] starts.
 #[test]
-fn another_process() {
+fn role_of_another_process() {
     let Some((role, fd, mut parent)) = common::role() else { return };
     let file = File::from(fd);
     if let Some((_, blow, _)) = BLOWS.iter().find(|(name, ..)| *name == role) {

@@ -83,7 +83,7 @@ impl Peer {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "another_process", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "role_of_another_process", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .stdin(fd.as_fd().try_clone_to_owned().unwrap())
             .stdout(Stdio::piped())
