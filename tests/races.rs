@@ -15,7 +15,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Channel, Mapping, Peer, READ, READ_WRITE, checksum, rounds};
+use common::runs::rounds;
+use common::{Channel, Mapping, Peer, READ, READ_WRITE, checksum};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{CreateOptions, Refusal, SealPolicy, SealedFile, Seals, add_seals};
 

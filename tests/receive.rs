@@ -1,6 +1,9 @@
 //! Receiving: what is taken from a peer, and what is refused, judged on real descriptors.
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
+#[path = "common/runs.rs"]
+mod runs;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,18 +20,18 @@ use sealed_mmap::{
     FutureWriteSealed, ReadOnlySealed, Refusal, SealFailure, SealPolicy, SealedFile, Seals, State,
 };
 
-use peer::{
+use files::{
     IMMUTABLE, LIVE, UNCHECKED, every_set, exec_seal_is_checked, executable, filled, is_root,
     is_too_old_for, look, map_writable, memfd, ordinary_file, reopen, seal, sealed, seals_of,
     tmpfs, tmpfs_file, write_seal_counts,
 };
 
 fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    peer::refused(fd, |fd| SealedFile::receive_read_only(fd, policy))
+    files::refused(fd, |fd| SealedFile::receive_read_only(fd, policy))
 }
 
 fn refused_as_live(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    peer::refused(fd, |fd| SealedFile::receive_future_write(fd, policy))
+    files::refused(fd, |fd| SealedFile::receive_future_write(fd, policy))
 }
 
 fn receive(fd: impl Into<OwnedFd>) -> SealedFile {
@@ -136,8 +139,8 @@ fn conversions_receive_under_the_default_policy() {
         assert_eq!(&received.map_read_only().unwrap()[..], b"hello");
     }
     for (refusal, _) in [
-        peer::refused(filled(b"hello"), SealedFile::try_from),
-        peer::refused(filled(b"hello"), |fd| SealedFile::try_from(File::from(fd))),
+        files::refused(filled(b"hello"), SealedFile::try_from),
+        files::refused(filled(b"hello"), |fd| SealedFile::try_from(File::from(fd))),
     ] {
         assert!(matches!(refusal, Refusal::MissingSeals { missing: IMMUTABLE, .. }));
     }
@@ -167,8 +170,7 @@ fn the_length_observed_at_receiving_is_kept_when_a_peer_grows_the_file() {
 
 #[test]
 fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
-    let rounds = if std::env::var_os("SEALED_MMAP_FULL").is_some() { 5_000 } else { 30 };
-    for round in 0..rounds {
+    for round in 0..runs::rounds(30, 5_000) {
         let file = filled(&[1; 8192]);
         std::thread::scope(|scope| {
             scope.spawn(|| {

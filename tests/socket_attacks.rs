@@ -3,6 +3,9 @@
 //! are, and no descriptor is left behind.
 #![allow(unsafe_code, reason = "peers write through mappings, and one reads what is not sealed")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::any::type_name;
 use std::collections::HashSet;
 use std::env;
@@ -39,12 +42,12 @@ const LIMIT: u64 = 1 << 20;
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// The other end of a socket, and the process that has it.
-struct Peer {
+struct OtherEnd {
     socket: OwnedFd,
     process: Child,
 }
 
-impl Peer {
+impl OtherEnd {
     fn receive(&self) -> OwnedFd {
         recv_fd(self, &mut [0; 64]).unwrap().1.expect("a descriptor")
     }
@@ -54,13 +57,13 @@ impl Peer {
     }
 }
 
-impl AsFd for Peer {
+impl AsFd for OtherEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Drop for Peer {
+impl Drop for OtherEnd {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -71,7 +74,7 @@ impl Drop for Peer {
 ///
 /// The other process runs the same test, and there this function does not return.
 #[track_caller]
-fn under_attack<A>(kind: SocketType, attack: A, receive: impl FnOnce(&mut Peer))
+fn under_attack<A>(kind: SocketType, attack: A, receive: impl FnOnce(&mut OtherEnd))
 where
     A: FnOnce(OwnedFd),
 {
@@ -106,7 +109,7 @@ where
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let mut peer = Peer { socket, process };
+    let mut peer = OtherEnd { socket, process };
     receive(&mut peer);
     drop(peer);
     assert_eq!(open_descriptors(), before);
@@ -114,10 +117,6 @@ where
 
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn rounds(quick: usize, full: usize) -> usize {
-    if env::var_os("SEALED_MMAP_FULL").is_some() { full } else { quick }
 }
 
 fn send(socket: &OwnedFd, fd: impl AsFd) {
@@ -268,7 +267,7 @@ fn a_file_that_its_sender_goes_on_changing_is_copied_or_refused() {
             wait_until_it_changes(&file);
 
             let (mut copies, mut refused, start) = (Vec::new(), 0, Instant::now());
-            let rounds = rounds(100, 10_000);
+            let rounds = runs::rounds(100, 10_000);
             for round in 0.. {
                 if round >= rounds {
                     if refused > 0 && !copies.is_empty() {
@@ -728,7 +727,7 @@ fn what_a_peer_sent_before_it_was_killed_still_arrives() {
 
 #[test]
 fn a_storm_of_hostile_messages_leaves_nothing_behind() {
-    let messages = rounds(2_000, 100_000);
+    let messages = runs::rounds(2_000, 100_000);
     under_attack(
         RECORDS,
         |socket| {

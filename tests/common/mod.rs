@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
 #![allow(unsafe_code, reason = "the attacks go through mmap(2) by hand")]
 
+pub(crate) mod runs;
+
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,23 +17,6 @@ use rustix::fs::XattrFlags;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::net::RecvFlags;
 use rustix::process::{Signal, set_parent_process_death_signal};
-
-/// How often to repeat: `full` where `SEALED_MMAP_FULL` is set, and a tenth of `quick` on a processor
-/// that is emulated.
-pub(crate) fn rounds(quick: usize, full: usize) -> usize {
-    if std::env::var_os("SEALED_MMAP_FULL").is_some() {
-        full
-    } else if is_emulated() {
-        quick / 10
-    } else {
-        quick
-    }
-}
-
-/// A virtual machine without the help of a processor takes some thirty times as long.
-pub(crate) fn is_emulated() -> bool {
-    std::env::var_os("SEALED_MMAP_VM").is_some()
-}
 
 /// Lines between two processes. A panic in the other one arrives as a line, too.
 pub(crate) struct Channel(BufReader<UnixStream>);
