@@ -199,17 +199,6 @@ fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
     }
 }
 
-#[test]
-fn a_length_read_before_the_seals_can_be_too_much() {
-    // The control of the race: its outcome, in the order that the crate avoids.
-    let file = filled(&[1; 8192]);
-    let believed = file.metadata().unwrap().len();
-    file.set_len(0).unwrap();
-    seal(&file, IMMUTABLE).unwrap();
-    assert!(seals_of(&file).contains(IMMUTABLE));
-    assert!(believed > file.metadata().unwrap().len());
-}
-
 // What cannot be mapped, or cannot carry seals.
 
 #[test]
