@@ -10,7 +10,8 @@ use std::io::{self, IoSlice, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
-use common::{Channel, Mapping, Peer, READ, READ_WRITE, make_executable_by_acl};
+use common::mapping::{Mapping, READ, READ_WRITE};
+use common::{Channel, Peer, make_executable_by_acl};
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags};

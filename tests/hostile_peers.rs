@@ -13,7 +13,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use common::{Channel, Mapping, Peer, READ, READ_WRITE, checksum, make_executable_by_acl};
+use common::mapping::{Mapping, READ, READ_WRITE};
+use common::{Channel, Peer, checksum, make_executable_by_acl};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate};
 use rustix::io::Errno;
 use rustix::mm::Advice;
@@ -319,9 +320,7 @@ fn holes_that_were_read_are_filled_for_good() {
     let reclaim = |file: &File| {
         let map = Mapping::shared(file, READ).unwrap();
         map.checksum();
-        let (start, len) = (map.start().cast(), map.len());
-        // SAFETY: it is a whole mapping of ours, and this changes nothing that it shows.
-        unsafe { rustix::mm::madvise(start, len, Advice::LinuxPageOut) }
+        map.advise(Advice::LinuxPageOut)
     };
     let holes = || {
         let file = SealedFile::create("holes").unwrap().into_file();

@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use common::mapping::{Mapping, READ_WRITE};
 use common::runs::{is_emulated, rounds};
-use common::{Mapping, READ_WRITE};
 use sealed_mmap::{CreateOptions, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals};
 
 /// What a process can leak.

@@ -15,8 +15,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::mapping::{Mapping, READ, READ_WRITE};
 use common::runs::rounds;
-use common::{Channel, Mapping, Peer, READ, READ_WRITE, checksum};
+use common::{Channel, Peer, checksum};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{CreateOptions, Refusal, SealPolicy, SealedFile, Seals, add_seals};
 
