@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,12 @@ fn unsealed() -> File {
     let file = SealedFile::create("race").unwrap().into_file();
     file.set_len(LEN as u64).unwrap();
     file
+}
+
+/// Other tests' processes would take the processors from those that are to meet.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How often each thing happened.
@@ -155,10 +162,11 @@ fn is_steady(checksum: impl Fn() -> u32) -> bool {
 
 #[test]
 fn no_write_lands_after_the_seal() {
+    let _alone = alone();
     for attack in ["write", "store"] {
         let mut outcomes = Outcomes::default();
         let mut attacker = Attacker::start(attack);
-        for round in 0..rounds(1_000, 50_000) {
+        for round in 0..rounds(500, 50_000) {
             let file = unsealed();
             attacker.attack(&file, round);
             // Half of the files are sealed while one write follows the other.
@@ -175,13 +183,18 @@ fn no_write_lands_after_the_seal() {
             });
         }
         outcomes.print(&format!("sealing against {attack}"));
-        assert_ne!(outcomes.count("sealed after writes"), 0);
+        let [at_once, after_writes, mapped] =
+            ["sealed at once", "sealed after writes", "cannot seal"]
+                .map(|what| outcomes.count(what));
+        assert_ne!(at_once + after_writes, 0, "nothing was sealed");
+        assert_ne!(after_writes + mapped, 0, "no {attack} was met");
     }
 }
 
 /// The control of the test above.
 #[test]
 fn writes_do_land_without_the_seal() {
+    let _alone = alone();
     for attack in ["write", "store"] {
         let mut outcomes = Outcomes::default();
         let mut attacker = Attacker::start(attack);
@@ -199,9 +212,10 @@ fn writes_do_land_without_the_seal() {
 /// Seals in every order while the length changes: what is taken at last has been seen in full.
 #[test]
 fn whatever_a_peer_does_meanwhile_what_is_received_is_whole_and_steady() {
+    let _alone = alone();
     let mut outcomes = Outcomes::default();
     let mut attacker = Attacker::start("mixed");
-    for round in 0..rounds(2_000, 100_000) {
+    for round in 0..rounds(1_000, 100_000) {
         // Half of the files are executable, where the kernel lets them be.
         let draft = CreateOptions::new().executable(round % 2 == 0).create("race");
         let draft = draft.or_else(|_| SealedFile::create("race")).unwrap().into_file();
@@ -249,6 +263,7 @@ fn role_of_another_process() {
 
 #[test]
 fn a_reader_that_trusts_the_length_alone_dies() {
+    let _alone = alone();
     let file = unsealed();
     let mut reader = Peer::start("reader", &file);
     assert_eq!(reader.channel.hear(), "ready");
@@ -268,10 +283,11 @@ fn a_reader_that_trusts_the_length_alone_dies() {
 
 #[test]
 fn senders_that_keep_mapping_cannot_hold_adopting_up() {
+    let _alone = alone();
     let mut outcomes = Outcomes::default();
     let mut longest = Duration::ZERO;
     let mut senders = [(); 2].map(|()| Attacker::start("store"));
-    for round in 0..rounds(1_000, 20_000) {
+    for round in 0..rounds(500, 20_000) {
         let file = unsealed();
         senders.iter_mut().for_each(|sender| sender.attack(&file, round));
         let begin = Instant::now();
