@@ -49,7 +49,7 @@ refused! {
         "", "E0599" "draft.try_clone()?;", instead "sealed.try_clone()?;";
     a_draft_is_not_opened_again:
         "", "E0599" "draft.open_read_only()?;", instead "sealed.open_read_only()?;";
-    seals_of_a_draft_are_not_read:
+    a_draft_does_not_pass_for_a_descriptor:
         "", "E0277" "get_seals(&draft)?;", instead "get_seals(&sealed)?;";
     seals_are_not_added_to_a_draft_from_outside:
         "", "E0277" "add_seals(&draft, Seals::GROW)?;", instead "add_seals(&sealed, Seals::GROW)?;";
@@ -144,8 +144,12 @@ refused! {
     a_descriptor_does_not_become_a_draft:
         "let fd = OwnedFd::from(sealed);", "E0277" "SealedFile::<Unsealed>::try_from(fd);",
         instead "SealedFile::<ReadOnlySealed>::try_from(fd);";
-    a_sealed_file_is_not_put_together_by_hand:
+    a_sealed_file_is_not_taken_apart:
         "", "E0451" "let SealedFile { file, .. } = sealed;", instead "let SealedFile { .. } = sealed;";
+    a_sealed_file_is_not_put_together_by_hand:
+        "let file = std::fs::File::from(draft);",
+        "E0451" "let forged: SealedFile = SealedFile { file, ..sealed };",
+        instead "let received: SealedFile = SealedFile::try_from(file)?;";
     a_state_is_not_confirmed_from_outside:
         "", "E0624" "let confirmed = SealedFile::<ReadOnlySealed>::confirmed;",
         instead "let received = SealedFile::<ReadOnlySealed>::receive_read_only;";

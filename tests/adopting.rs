@@ -1,6 +1,7 @@
 //! Adopting: exactly the missing seals are added, and only to a file that would then be taken.
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use sealed_mmap::{Refusal, SealFailure, SealPolicy, SealedFile, Seals};
 
-use peer::{
+use files::{
     IMMUTABLE, LIVE, UNCHECKED, every_set, exec_seal_is_checked, executable, filled,
     is_too_old_for, look, map_writable, ordinary_file, reopen, seal, sealed, seals_of, tmpfs_file,
     write_seal_counts,
@@ -24,7 +25,7 @@ fn adopt(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> SealedFile {
 }
 
 fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    peer::refused(fd, |fd| SealedFile::adopt_read_only(fd, policy))
+    files::refused(fd, |fd| SealedFile::adopt_read_only(fd, policy))
 }
 
 #[test]

@@ -2,17 +2,20 @@
 //! or an error that leaves nothing behind.
 #![allow(unsafe_code, reason = "signal handlers are set with raw calls")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use runs::is_alone;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -394,22 +397,13 @@ fn options_hold_for_every_one_call_writer() {
 
 #[test]
 fn signals_that_keep_coming_do_not_end_a_call() {
-    const TEST: &str = "signals_that_keep_coming_do_not_end_a_call";
-    const ROLE: &str = "SEALED_MMAP_TEST_ROLE";
     static SIGNALS: AtomicU32 = AtomicU32::new(0);
     type Call<'a> = &'a dyn Fn() -> io::Result<SealedFile>;
 
     extern "C" fn count(_signal: libc::c_int) {
         SIGNALS.fetch_add(1, Ordering::Relaxed);
     }
-    if std::env::var_os(ROLE).is_none() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
-            .env(ROLE, "alone")
-            .output()
-            .unwrap();
-        assert!(String::from_utf8_lossy(&output.stdout).contains("running 1 test"));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if !is_alone("signals_that_keep_coming_do_not_end_a_call") {
         return;
     }
     // SAFETY: all zeros are a valid `sigaction`.

@@ -127,7 +127,7 @@ fn between_marks(measured: &mut dyn FnMut()) {
 
 /// Not a promise: what strace runs.
 #[test]
-fn traced_process() {
+fn role_of_a_traced_process() {
     let Ok(name) = std::env::var(TRACED) else { return };
     let (_, path, ..) = PATHS.iter().find(|(path_name, ..)| *path_name == name).unwrap();
     // What is found out once per process is not the path's.
@@ -142,7 +142,7 @@ fn calls(name: &str) -> io::Result<Vec<String>> {
         .args(["-f", "-qq", "-o"])
         .arg(&log)
         .arg(std::env::current_exe()?)
-        .args(["--exact", "traced_process", "--test-threads=1"])
+        .args(["--exact", "role_of_a_traced_process", "--test-threads=1"])
         .env(TRACED, name)
         .output()?;
     let lines = std::fs::read_to_string(&log).unwrap_or_default();

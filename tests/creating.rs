@@ -1,13 +1,17 @@
 //! What a new file is: private to its process, not executable, sealable, and named for debugging only.
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::ffi::CString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use runs::{is_alone, run_alone, runs_alone};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,22 +19,6 @@ use sealed_mmap::{
     CreateOptions, ReadOnlySealed, SealFailure, SealedFile, Seals, State, Unsealed, add_seals,
     get_seals,
 };
-
-/// Says to a test that it is running in a process of its own, and what for.
-const ROLE: &str = "SEALED_MMAP_TEST_ROLE";
-
-/// Runs one test of this binary alone in a new process.
-fn run_alone(test: &str, role: &str) -> Output {
-    let arguments = ["--exact", test, "--nocapture", "--test-threads=1"];
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(arguments)
-        .env(ROLE, role)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("running 1 test"), "no test is named {test}: {text}");
-    output
-}
 
 /// `None`, after saying so, where the machine forbids executable memory files.
 fn executable(name: &str) -> Option<SealedFile<Unsealed>> {
@@ -242,34 +230,32 @@ fn a_program_that_is_started_does_not_get_the_file() {
             .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
             .any(|link| link.to_string_lossy().contains(NAME))
     };
-    if std::env::var_os(ROLE).is_some() {
+    if runs_alone() {
         assert!(!holds_the_file());
         return;
     }
     let file = SealedFile::create(NAME).unwrap().into_file();
     assert!(holds_the_file());
-    assert!(run_alone(TEST, "child").status.success());
+    assert!(run_alone(TEST, Stdio::null()).status.success());
 
     fcntl_setfd(file.as_fd(), FdFlags::empty()).unwrap();
-    assert!(!run_alone(TEST, "control").status.success());
+    assert!(!run_alone(TEST, Stdio::null()).status.success());
 }
 
 #[test]
 fn running_out_of_descriptors_is_an_error_that_leaks_none() {
-    const TEST: &str = "running_out_of_descriptors_is_an_error_that_leaks_none";
-
-    if std::env::var_os(ROLE).is_none() {
-        let output = run_alone(TEST, "limited");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if !is_alone("running_out_of_descriptors_is_an_error_that_leaks_none") {
         return;
     }
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let source = SealedFile::from_bytes("source", b"bytes").unwrap();
     let unlimited = getrlimit(Resource::Nofile);
     let attempt = |room: u64, make: &dyn Fn() -> io::Result<()>| {
-        // The lowest free number, for the limit is on numbers and not on how many are open.
-        let free = source.try_clone().unwrap().as_raw_fd() as u64;
-        let limit = Rlimit { current: Some(free + room), ..unlimited };
+        // The limit is on numbers, which need not be contiguous, and not on how many are open.
+        let free: Vec<_> = (0..=room).map(|_| source.try_clone().unwrap()).collect();
+        let beyond = free.last().map(|file| file.as_raw_fd() as u64);
+        let limit = Rlimit { current: beyond, ..unlimited };
+        drop(free);
         let before = open();
         setrlimit(Resource::Nofile, limit).unwrap();
         let result = make();

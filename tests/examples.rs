@@ -12,6 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::pipe::pipe;
 use rustix::process::{Pid, Signal, kill_process};
 use sealed_mmap::SealedFile;
 use sealed_mmap::socket::send_fds;
@@ -249,14 +250,14 @@ fn the_consumer_refuses_a_lie_and_says_which() {
     let sealed = |bytes| OwnedFd::from(SealedFile::from_bytes("frame", bytes).unwrap());
     let mut unsealed = SealedFile::create("frame").unwrap();
     unsealed.write_all(b"one").unwrap();
-    let pipe = std::io::pipe().unwrap().0;
+    let reader = pipe().unwrap().0;
     let short = &header(b"one")[..5];
     for (header, fd, complaint) in [
         (&header(b"one")[..], Some(sealed(b"two")), "frame 1 is not as it was sent"),
         (&header(b"one"), Some(sealed(b"eleven byte")), "the file has 11 bytes"),
         (&header(b"eleven byte"), Some(sealed(b"eleven byte")), "announced with 11 bytes"),
         (&header(b"one"), Some(OwnedFd::from(unsealed.into_file())), "lacks the seals"),
-        (&header(b"one"), Some(pipe.into()), "cannot carry seals"),
+        (&header(b"one"), Some(reader), "cannot carry seals"),
         (&header(b"one"), None, "without its file"),
         (short, Some(sealed(b"one")), "fill whole buffer"),
         (&header(b"one"), Some(sealed(b"one")), "the producer left after 1 of 2"),

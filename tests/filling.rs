@@ -2,45 +2,22 @@
 //! it can be taken out of the typestate.
 #![allow(unsafe_code, reason = "forks, and maps without this crate's care for the control")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
+use runs::{is_alone, run_alone, runs_alone};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::{CreateOptions, HugePages, SealFailure, SealedFile, Unsealed};
-
-/// Says to a test that it is running in a process of its own.
-const ROLE: &str = "SEALED_MMAP_TEST_ROLE";
-
-/// Runs one test of this binary alone in a new process.
-fn run_alone(test: &str, stdin: Stdio) -> Output {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(ROLE, "alone")
-        .stdin(stdin)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("running 1 test"), "no test is named {test}: {text}");
-    output
-}
-
-/// Whether this is the process where the test runs alone. If not, it has run there and passed.
-fn is_alone(test: &str) -> bool {
-    let here = std::env::var_os(ROLE).is_some();
-    if !here {
-        let output = run_alone(test, Stdio::null());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    here
-}
 
 /// SplitMix64: the same steps every time, from a seed that a failure names.
 struct Random(u64);
@@ -387,7 +364,7 @@ fn a_draft_becomes_an_ordinary_file_with_its_contents_and_offset() {
 fn a_child_reads_a_file_as_its_standard_input() {
     const TEST: &str = "a_child_reads_a_file_as_its_standard_input";
 
-    if std::env::var_os(ROLE).is_some() {
+    if runs_alone() {
         let mut input = String::new();
         io::stdin().read_to_string(&mut input).unwrap();
         assert_eq!(input, "for the child");
@@ -399,8 +376,8 @@ fn a_child_reads_a_file_as_its_standard_input() {
         draft.rewind().unwrap();
         draft
     };
-    assert!(run_alone(TEST, draft("for the child").into()).status.success());
+    assert!(run_alone(TEST, draft("for the child")).status.success());
     let sealed = draft("for the child").seal_read_only().unwrap();
-    assert!(run_alone(TEST, sealed.into()).status.success());
-    assert!(!run_alone(TEST, draft("something else").into()).status.success());
+    assert!(run_alone(TEST, sealed).status.success());
+    assert!(!run_alone(TEST, draft("something else")).status.success());
 }

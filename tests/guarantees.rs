@@ -10,7 +10,8 @@ use std::io::{self, IoSlice, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
-use common::{Channel, Mapping, Peer, READ, READ_WRITE, make_executable_by_acl};
+use common::mapping::{Mapping, READ, READ_WRITE};
+use common::{Channel, Peer, make_executable_by_acl};
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags};
@@ -281,7 +282,7 @@ fn no_attack_from_another_process_changes_a_sealed_file() {
 
 /// Not a promise: what [`Peer::start`] starts.
 #[test]
-fn another_process() {
+fn role_of_another_process() {
     let Some((role, fd, mut channel)) = common::role() else { return };
     let (_, attack, _) = ATTACKS.iter().find(|(name, ..)| *name == role).unwrap();
     answer(&mut channel, attack(&fd.into()));

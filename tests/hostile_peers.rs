@@ -8,20 +8,19 @@ mod common;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use common::{Channel, Mapping, Peer, READ, READ_WRITE, checksum, make_executable_by_acl};
-use rustix::fs::{FallocateFlags, FsWord, OFlags, SeekFrom, fallocate};
+use common::mapping::{Mapping, READ, READ_WRITE};
+use common::{Channel, Peer, checksum, make_executable_by_acl};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate};
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, vmsplice};
 use sealed_mmap::{
-    CreateOptions, HugePages, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals,
-    get_seals,
+    CreateOptions, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals, get_seals,
 };
 
 const LEN: usize = 1 << 18;
@@ -188,7 +187,7 @@ fn map_and_store(file: &File) -> io::Result<()> {
 
 /// Not a promise: what [`Peer::start`] starts.
 #[test]
-fn another_process() {
+fn role_of_another_process() {
     let Some((role, fd, mut parent)) = common::role() else { return };
     let file = File::from(fd);
     if let Some((_, blow, _)) = BLOWS.iter().find(|(name, ..)| *name == role) {
@@ -311,38 +310,6 @@ fn a_file_that_is_written_while_it_is_adopted_changes_no_more() {
     dismiss(reader);
 }
 
-/// What `receive` answers to the descriptor, at once.
-fn answer(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> Result<SealedFile, Refusal> {
-    let start = Instant::now();
-    let answer = SealedFile::receive_read_only(fd.into(), policy);
-    assert!(start.elapsed() < Duration::from_secs(1));
-    answer.map_err(|refused| refused.into_parts().0)
-}
-
-#[test]
-fn a_huge_file_of_nothing_costs_no_memory_and_no_time() {
-    // More than there is, and less than 32-bit kernels allow.
-    for len in [1 << 40, 8 << 40] {
-        let huge = || {
-            let file = SealedFile::create("huge").unwrap().into_file();
-            file.set_len(len).unwrap();
-            add_seals(&file, IMMUTABLE).unwrap();
-            file
-        };
-        let refused = answer(huge(), &SealPolicy::untrusted(1 << 20)).unwrap_err();
-        assert!(matches!(refused, Refusal::Length { len: found } if found == len), "{refused:?}");
-        // Nobody who sets no limit is harmed by taking it, either.
-        let taken = answer(huge(), &SealPolicy::new()).unwrap();
-        assert_eq!(taken.map_range(len - 1, 1).unwrap()[..], [0]);
-    }
-    let file = SealedFile::create("huge").unwrap().into_file();
-    file.set_len(8 << 40).unwrap();
-    add_seals(&file, IMMUTABLE).unwrap();
-    let refused = answer(file, &SealPolicy::new().reserve(true)).unwrap_err();
-    let Refusal::CannotReserve(error) = refused else { panic!("{refused:?}") };
-    assert_eq!(error.raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
-}
-
 /// Pages that were only read look as if they had memory of their own, until the kernel wants it back.
 #[test]
 fn holes_that_were_read_are_filled_for_good() {
@@ -353,9 +320,7 @@ fn holes_that_were_read_are_filled_for_good() {
     let reclaim = |file: &File| {
         let map = Mapping::shared(file, READ).unwrap();
         map.checksum();
-        let (start, len) = (map.start().cast(), map.len());
-        // SAFETY: it is a whole mapping of ours, and this changes nothing that it shows.
-        unsafe { rustix::mm::madvise(start, len, Advice::LinuxPageOut) }
+        map.advise(Advice::LinuxPageOut)
     };
     let holes = || {
         let file = SealedFile::create("holes").unwrap().into_file();
@@ -368,7 +333,8 @@ fn holes_that_were_read_are_filled_for_good() {
     };
 
     let (file, read_only) = holes();
-    let taken = answer(file, &SealPolicy::untrusted(LEN as u64)).unwrap();
+    let policy = SealPolicy::untrusted(LEN as u64);
+    let taken = SealedFile::receive_read_only(file.into(), &policy).unwrap();
     let _ = reclaim(&read_only);
     assert!(has_no_hole(&read_only), "what was reserved is gone");
     assert!(taken.map_read_only().unwrap().iter().all(|byte| *byte == 0));
@@ -377,79 +343,6 @@ fn holes_that_were_read_are_filled_for_good() {
     match reclaim(&read_only) {
         Ok(()) if !has_no_hole(&read_only) => {}
         outcome => eprintln!("no control: the kernel kept what it could drop ({outcome:?})"),
-    }
-}
-
-#[test]
-fn files_of_huge_pages_are_refused_unless_they_are_wanted() {
-    let draft = match CreateOptions::new().huge_pages(HugePages::HugeTlb(None)).create("hugetlb") {
-        Ok(draft) => draft.into_file(),
-        Err(error) => {
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            return eprintln!("not tested, there are no hugetlb files here: {error}");
-        }
-    };
-    draft.set_len(draft.metadata().unwrap().blksize()).unwrap();
-    add_seals(&draft, IMMUTABLE).unwrap();
-    let policy = SealPolicy::untrusted(1 << 30);
-    let refused = answer(draft.try_clone().unwrap(), &policy).unwrap_err();
-    assert!(matches!(refused, Refusal::HugeTlb), "{refused:?}");
-    // Whether the pool has a page is the machine's business; none is an error and no signal.
-    match answer(draft, &policy.allow_hugetlb(true)) {
-        Ok(taken) => assert_eq!(taken.map_read_only().unwrap()[0], 0),
-        Err(refused) => assert!(matches!(refused, Refusal::CannotReserve(_)), "{refused:?}"),
-    }
-}
-
-#[test]
-fn descriptors_that_are_no_sealed_memory_are_refused() {
-    let policy = SealPolicy::new();
-    let sealed = sealed(IMMUTABLE);
-    let open = |flags: OFlags| {
-        let path = format!("/proc/self/fd/{}", sealed.as_raw_fd());
-        rustix::fs::open(path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap()
-    };
-    for flags in [OFlags::WRONLY, OFlags::PATH] {
-        let refused = answer(open(flags), &policy).unwrap_err();
-        assert!(matches!(refused, Refusal::NotReadable), "{flags:?}: {refused:?}");
-    }
-    answer(open(OFlags::RDONLY), &policy).unwrap();
-
-    let (pipe, _to) = pipe().unwrap();
-    let (socket, _peer) = UnixStream::pair().unwrap();
-    let directory = File::open("/proc/self").unwrap();
-    let program = File::open("/proc/self/exe").unwrap();
-    for fd in [pipe, socket.into(), directory.into()] {
-        let refused = answer(fd, &policy).unwrap_err();
-        let Refusal::NotSealable(error) = refused else { panic!("{refused:?}") };
-        assert_eq!(error.raw_os_error(), Some(Errno::INVAL.raw_os_error()));
-    }
-    // It may lie on a tmpfs.
-    let refused = answer(program, &policy).unwrap_err();
-    assert!(matches!(refused, Refusal::NotSealable(_) | Refusal::MissingSeals { .. }));
-}
-
-#[test]
-fn a_tmpfs_file_is_refused_and_cannot_be_sealed() {
-    const TMPFS_MAGIC: FsWord = 0x0102_1994;
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    let on_tmpfs = ["/dev/shm", "/tmp", "/run"].into_iter().find_map(|directory| {
-        let file = rustix::fs::open(directory, flags, mode).ok()?;
-        (rustix::fs::fstatfs(&file).unwrap().f_type == TMPFS_MAGIC).then_some(file)
-    });
-    let Some(file) = on_tmpfs else {
-        return eprintln!("not tested, there is no tmpfs to write to here");
-    };
-    assert_eq!(get_seals(&file).unwrap(), Seals::SEAL);
-    for receive in [SealedFile::receive_read_only, SealedFile::adopt_read_only] {
-        let refused = receive(file.try_clone().unwrap(), &SealPolicy::new()).unwrap_err();
-        let expected = Seals::SEAL;
-        let reason = refused.reason();
-        assert!(
-            matches!(reason, Refusal::MissingSeals { present, .. } if *present == expected),
-            "{reason:?}"
-        );
     }
 }
 

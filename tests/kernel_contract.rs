@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use kernel::*;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
+use rustix::mm::MapFlags;
 use sealed_mmap::{CreateOptions, Seals, add_seals, get_seals};
 
 #[test]
@@ -104,10 +105,10 @@ fn memory_can_be_reserved_for_a_fully_sealed_file() {
 #[test]
 fn a_write_sealed_file_can_be_mapped_for_reading() {
     let file = sealed(WRITE | SHRINK);
-    assert_eq!(Mapping::private_read_only(&file).unwrap().get(0), b'a');
-    let view = Mapping::shared_read_only(&read_only(&file)).unwrap();
+    assert_eq!(map_private_read_only(&file).unwrap().get(0), b'a');
+    let view = map_read_only(&read_only(&file)).unwrap();
     assert_eq!(view.get(0), b'a');
-    match Mapping::shared_read_only(&file) {
+    match map_read_only(&file) {
         Ok(mapping) => assert_eq!(mapping.get(0), b'a'),
         outcome => {
             refused("a shared read-only mapping", outcome, Errno::PERM);
@@ -119,7 +120,7 @@ fn a_write_sealed_file_can_be_mapped_for_reading() {
 #[test]
 fn a_private_writable_mapping_never_reaches_the_file() {
     for file in [sealed(WRITE), sealed(FUTURE_WRITE)] {
-        let copy = Mapping::private(&file).unwrap();
+        let copy = map_private(&file).unwrap();
         copy.set(0, b'!');
         assert_eq!((copy.get(0), contents(&file)[0]), (b'!', b'a'));
     }
@@ -130,7 +131,7 @@ fn a_private_writable_mapping_never_reaches_the_file() {
 
 #[test]
 fn write_is_busy_while_a_writable_descriptor_is_mapped_shared() {
-    for map in [Mapping::shared, Mapping::shared_read_only] {
+    for map in [map_shared, map_read_only] {
         let file = draft();
         let mapping = map(&file).unwrap();
         refused("WRITE", add_seals(&file, WRITE | GROW), Errno::BUSY);
@@ -144,8 +145,8 @@ fn write_is_busy_while_a_writable_descriptor_is_mapped_shared() {
 #[test]
 fn write_is_not_hindered_by_private_or_read_only_mappings() {
     let file = draft();
-    let _private = Mapping::private(&file).unwrap();
-    let _read_only = Mapping::shared_read_only(&read_only(&file)).unwrap();
+    let _private = map_private(&file).unwrap();
+    let _read_only = map_read_only(&read_only(&file)).unwrap();
     add_seals(&file, WRITE).unwrap();
 }
 
@@ -157,8 +158,7 @@ fn future_write_leaves_the_older_mapping_as_the_only_writer() {
     for (descriptor, attempts) in [(&file, &WRITES[..]), (&reader, &WRITES), (&reader, &SHRINKS)] {
         all_refused(descriptor, attempts);
     }
-    let views =
-        [Mapping::shared_read_only, Mapping::private_read_only].map(|map| map(&reader).unwrap());
+    let views = [map_read_only, map_private_read_only].map(|map| map(&reader).unwrap());
     writer.set(7, b'!');
     assert_eq!(views.each_ref().map(|view| view.get(7)), [b'!'; 2]);
     assert_eq!(contents(&reader)[7], b'!');
@@ -170,7 +170,7 @@ fn a_future_write_file_can_be_finished_once_its_writer_is_gone() {
     add_seals(&file, FUTURE_WRITE | SHRINK).unwrap();
     writer.set(7, b'!');
     refused("WRITE", add_seals(&file, WRITE), Errno::BUSY);
-    let _view = Mapping::shared_read_only(&read_only(&file)).unwrap();
+    let _view = map_read_only(&read_only(&file)).unwrap();
     drop(writer);
     add_seals(&file, WRITE).unwrap();
     assert_eq!(contents(&file)[7], b'!');
@@ -264,7 +264,7 @@ fn exec_on_an_executable_mode_implies_four_more_seals() {
 fn the_write_seal_that_exec_implies_is_checked_or_known_to_be_hollow() {
     let Some(file) = exec_draft() else { return };
     let (file, writer) = shared(file);
-    let reader = Mapping::shared_read_only(&read_only(&file)).unwrap();
+    let reader = map_read_only(&read_only(&file)).unwrap();
     if add_seals(&file, EXEC).is_ok() {
         eprintln!("unfixed kernel: EXEC adds WRITE beside a live writable mapping");
         assert_eq!(get_seals(&file).unwrap(), IMPLIED_BY_EXEC);
@@ -329,7 +329,7 @@ fn seals_hold_on_huge_pages_too() {
     let page = file.metadata().unwrap().blksize();
     file.set_len(page).unwrap();
     file.set_len(page * 2).unwrap();
-    let map = || Mapping::unreserved(&file); // works with an empty pool
+    let map = || map(&file, READ_WRITE, MapFlags::SHARED | MapFlags::NORESERVE); // works with an empty pool
     let punch = || punch_hole(&file, page);
     punch().unwrap();
     let mapping = map().unwrap();

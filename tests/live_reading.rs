@@ -252,7 +252,7 @@ fn a_map_from_a_writable_descriptor_does_not_keep_the_file_from_being_finished()
     let Some(file) = future_write_sealed(FIXED_SIZE) else { return };
     let received = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();
     let map = received.map_live().unwrap();
-    let control = Mapping::shared_read_only(&received.try_clone().unwrap().into()).unwrap();
+    let control = map_read_only(&received.try_clone().unwrap().into()).unwrap();
     let received = match received.finish() {
         Ok(_) => return eprintln!("this kernel tells mappings that only read from others"),
         Err(error) => error.into_file(),

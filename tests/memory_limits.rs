@@ -2,7 +2,8 @@
 //! and with an empty hugetlb pool. The limits are the machine's, so these tests run one by one.
 #![allow(unsafe_code, reason = "children that die of SIGBUS, and a map that reserves nothing")]
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -17,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use sealed_mmap::{CreateOptions, HugePages, Refusal, SealPolicy, SealedFile, Seals};
 
-use peer::{IMMUTABLE, is_root, memfd, refused, seal};
+use files::{IMMUTABLE, is_root, memfd, refused, seal};
 
 const MIB: u64 = 1 << 20;
 const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
@@ -217,7 +218,7 @@ fn a_hole_that_the_hugetlb_pool_has_no_page_for_is_an_error_and_not_a_sigbus() {
         Err(error) => {
             // Kernels before 6.7 refuse shared maps of a writable descriptor of a sealed file.
             assert_eq!(error.raw_os_error(), Some(Errno::PERM.raw_os_error()));
-            let file = peer::reopen(&file, rustix::fs::OFlags::RDONLY);
+            let file = files::reopen(&file, rustix::fs::OFlags::RDONLY);
             // SAFETY: as above.
             let map = unsafe { options.no_reserve_swap().map(&file) }.unwrap();
             assert!(reading_is_sigbus(&map));

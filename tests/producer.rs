@@ -108,7 +108,7 @@ fn what_is_shared_can_only_read() {
     assert_eq!(fcntl_getfl(&file).unwrap() & OFlags::RWMODE, OFlags::RDONLY);
     assert_eq!(mode(&file), 0o444);
     refused("write(2)", file.write_at(b"!", 0), Errno::BADF);
-    refused("a writable mapping", Mapping::shared(&file), Errno::ACCESS);
+    refused("a writable mapping", map_shared(&file), Errno::ACCESS);
     for seals in [Seals::SEAL, Seals::WRITE, Seals::empty()] {
         refused("a seal", add_seals(&file, seals), Errno::PERM);
     }

@@ -1,15 +1,18 @@
 //! Whatever way an immutable file is read, it is the same bytes; maps are owned, exact and bounded.
 #![allow(unsafe_code, reason = "unshare(2) can take much away, and so is unsafe")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 
+use runs::is_alone;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 use rustix::mount::{
@@ -263,18 +266,7 @@ fn open_read_only_is_the_same_file_with_its_own_offset_and_cannot_write() {
 
 #[test]
 fn open_read_only_does_not_believe_a_proc_that_leads_elsewhere() {
-    const TEST: &str = "open_read_only_does_not_believe_a_proc_that_leads_elsewhere";
-    const ROLE: &str = "SEALED_MMAP_TEST_ROLE";
-
-    if std::env::var_os(ROLE).is_none() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
-            .env(ROLE, "alone")
-            .output()
-            .unwrap();
-        let (out, err) = (output.stdout, output.stderr);
-        let text = String::from_utf8_lossy(&out) + String::from_utf8_lossy(&err);
-        assert!(text.contains("running 1 test") && output.status.success(), "{text}");
+    if !is_alone("open_read_only_does_not_believe_a_proc_that_leads_elsewhere") {
         return;
     }
     // SAFETY: nobody in this process relies on seeing the mounts of others.

@@ -1,6 +1,9 @@
 //! Receiving: what is taken from a peer, and what is refused, judged on real descriptors.
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
+#[path = "common/runs.rs"]
+mod runs;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -8,6 +11,7 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
@@ -16,18 +20,18 @@ use sealed_mmap::{
     FutureWriteSealed, ReadOnlySealed, Refusal, SealFailure, SealPolicy, SealedFile, Seals, State,
 };
 
-use peer::{
+use files::{
     IMMUTABLE, LIVE, UNCHECKED, every_set, exec_seal_is_checked, executable, filled, is_root,
     is_too_old_for, look, map_writable, memfd, ordinary_file, reopen, seal, sealed, seals_of,
     tmpfs, tmpfs_file, write_seal_counts,
 };
 
 fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    peer::refused(fd, |fd| SealedFile::receive_read_only(fd, policy))
+    files::refused(fd, |fd| SealedFile::receive_read_only(fd, policy))
 }
 
 fn refused_as_live(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    peer::refused(fd, |fd| SealedFile::receive_future_write(fd, policy))
+    files::refused(fd, |fd| SealedFile::receive_future_write(fd, policy))
 }
 
 fn receive(fd: impl Into<OwnedFd>) -> SealedFile {
@@ -135,8 +139,8 @@ fn conversions_receive_under_the_default_policy() {
         assert_eq!(&received.map_read_only().unwrap()[..], b"hello");
     }
     for (refusal, _) in [
-        peer::refused(filled(b"hello"), SealedFile::try_from),
-        peer::refused(filled(b"hello"), |fd| SealedFile::try_from(File::from(fd))),
+        files::refused(filled(b"hello"), SealedFile::try_from),
+        files::refused(filled(b"hello"), |fd| SealedFile::try_from(File::from(fd))),
     ] {
         assert!(matches!(refusal, Refusal::MissingSeals { missing: IMMUTABLE, .. }));
     }
@@ -166,8 +170,7 @@ fn the_length_observed_at_receiving_is_kept_when_a_peer_grows_the_file() {
 
 #[test]
 fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
-    let rounds = if std::env::var_os("SEALED_MMAP_FULL").is_some() { 5_000 } else { 30 };
-    for round in 0..rounds {
+    for round in 0..runs::rounds(30, 5_000) {
         let file = filled(&[1; 8192]);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -194,17 +197,6 @@ fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
             assert_eq!(map.iter().filter(|byte| **byte <= 1).count() as u64, len);
         });
     }
-}
-
-#[test]
-fn a_length_read_before_the_seals_can_be_too_much() {
-    // The control of the race: its outcome, in the order that the crate avoids.
-    let file = filled(&[1; 8192]);
-    let believed = file.metadata().unwrap().len();
-    file.set_len(0).unwrap();
-    seal(&file, IMMUTABLE).unwrap();
-    assert!(seals_of(&file).contains(IMMUTABLE));
-    assert!(believed > file.metadata().unwrap().len());
 }
 
 // What cannot be mapped, or cannot carry seals.
@@ -291,7 +283,7 @@ fn an_object_of_shm_open_lacks_every_seal_that_counts() {
             lacks_everything_but_seal(object);
         }
         Err(errno) => {
-            assert!(tmpfs().is_none_or(|directory| directory != *"/dev/shm"), "{errno}");
+            assert!(tmpfs().is_none_or(|directory| directory != Path::new("/dev/shm")), "{errno}");
             eprintln!("shm_open is not tried: no /dev/shm that this user can write to ({errno})");
         }
     }

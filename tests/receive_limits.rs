@@ -1,7 +1,8 @@
 //! Receiving when this process has no descriptor left. That limit is the whole process's, so these
 //! tests run one by one, apart from the others.
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
-use peer::{
+use files::{
     IMMUTABLE, LIVE, UNCHECKED, exec_seal_is_checked, filled, is_too_old_for, memfd, reopen, seal,
     sealed, seals_of,
 };

@@ -1,6 +1,7 @@
 //! Receiving or copying: what can be relied on is taken as it is, other regular files are copied.
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -12,7 +13,7 @@ use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::io::Errno;
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
-use peer::{
+use files::{
     IMMUTABLE, LIVE, UNCHECKED, exec_seal_is_checked, executable, filled, is_root, is_too_old_for,
     look, map_writable, ordinary_file, reopen, seal, sealed, seals_of, tmpfs_file,
 };
@@ -26,7 +27,7 @@ fn take(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> SealedFile {
 }
 
 fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy, limit: u64) -> (Refusal, OwnedFd) {
-    peer::refused(fd, |fd| SealedFile::receive_or_copy(fd, policy, limit))
+    files::refused(fd, |fd| SealedFile::receive_or_copy(fd, policy, limit))
 }
 
 /// Takes a file that is expected to be copied, and has its offset in the middle.

@@ -1,7 +1,8 @@
 //! Reserving: a sealed file's holes get memory, for good, or there is an error and nothing is taken.
 #![allow(unsafe_code, reason = "madvise(2) on a map, and signals sent to one thread")]
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +18,7 @@ use rustix::mm::Advice;
 use rustix::thread::{set_thread_res_uid, set_thread_uid};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
-use peer::{IMMUTABLE, filled, is_root, look, memfd, reopen, seal, sealed};
+use files::{IMMUTABLE, filled, is_root, look, memfd, reopen, seal, sealed};
 
 const MIB: u64 = 1 << 20;
 const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
@@ -160,7 +161,7 @@ fn a_read_only_description_of_a_file_with_a_read_only_mode_is_an_error() {
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444)).unwrap();
     bound_by_the_mode(|| {
         assert_errno(read_only.reserve(), Errno::ACCESS);
-        let (refusal, _) = peer::refused(read_only.try_clone().unwrap(), |fd| {
+        let (refusal, _) = files::refused(read_only.try_clone().unwrap(), |fd| {
             SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB))
         });
         let Refusal::CannotReserve(error) = refusal else { panic!("{refusal:?}") };
@@ -178,7 +179,7 @@ fn more_than_the_machine_has_is_an_error_at_once_and_takes_nothing() {
     let file = hole(1 << 50);
     let start = Instant::now();
     assert_errno(file.reserve(), Errno::NOMEM);
-    let (refusal, fd) = peer::refused(file, |fd| {
+    let (refusal, fd) = files::refused(file, |fd| {
         SealedFile::receive_read_only(fd, &SealPolicy::untrusted(u64::MAX))
     });
     let Refusal::CannotReserve(error) = refusal else { panic!("{refusal:?}") };
@@ -193,7 +194,7 @@ fn more_than_the_machine_has_is_an_error_at_once_and_takes_nothing() {
 #[test]
 fn a_length_that_the_policy_refuses_is_refused_before_anything_is_reserved() {
     for len in [MIB + 1, 1 << 50] {
-        let (refusal, fd) = peer::refused(hole(len), |fd| {
+        let (refusal, fd) = files::refused(hole(len), |fd| {
             SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB))
         });
         assert!(matches!(refusal, Refusal::Length { len: found } if found == len), "{refusal:?}");
@@ -204,7 +205,7 @@ fn a_length_that_the_policy_refuses_is_refused_before_anything_is_reserved() {
     draft.set_len(MIB).unwrap();
     let before = taken(&draft);
     let (refusal, fd) =
-        peer::refused(draft, |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB)));
+        files::refused(draft, |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB)));
     assert!(matches!(refusal, Refusal::MissingSeals { .. }), "{refusal:?}");
     assert_eq!(taken(fd), before);
 }

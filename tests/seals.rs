@@ -1,6 +1,7 @@
 //! The set of seals, and reading and adding seals on any descriptor.
 
-mod peer;
+#[path = "common/files.rs"]
+mod files;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,7 +14,7 @@ use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
 use sealed_mmap::{Seals, add_seals, get_seals};
 
-use peer::{
+use files::{
     IMMUTABLE, every_set, filled, is_too_old_for, look, map_writable, memfd, ordinary_file, reopen,
     sealed, seals_of, tmpfs_file,
 };

@@ -3,6 +3,9 @@
 //! are, and no descriptor is left behind.
 #![allow(unsafe_code, reason = "peers write through mappings, and one reads what is not sealed")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::any::type_name;
 use std::collections::HashSet;
 use std::env;
@@ -23,6 +26,7 @@ use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat, statfs};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::pipe::pipe;
 use rustix::process::{Signal, getpid, kill_process};
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
 use sealed_mmap::{
@@ -38,12 +42,12 @@ const LIMIT: u64 = 1 << 20;
 const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// The other end of a socket, and the process that has it.
-struct Peer {
+struct OtherEnd {
     socket: OwnedFd,
     process: Child,
 }
 
-impl Peer {
+impl OtherEnd {
     fn receive(&self) -> OwnedFd {
         recv_fd(self, &mut [0; 64]).unwrap().1.expect("a descriptor")
     }
@@ -53,13 +57,13 @@ impl Peer {
     }
 }
 
-impl AsFd for Peer {
+impl AsFd for OtherEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Drop for Peer {
+impl Drop for OtherEnd {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -70,7 +74,7 @@ impl Drop for Peer {
 ///
 /// The other process runs the same test, and there this function does not return.
 #[track_caller]
-fn under_attack<A>(kind: SocketType, attack: A, receive: impl FnOnce(&mut Peer))
+fn under_attack<A>(kind: SocketType, attack: A, receive: impl FnOnce(&mut OtherEnd))
 where
     A: FnOnce(OwnedFd),
 {
@@ -105,7 +109,7 @@ where
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let mut peer = Peer { socket, process };
+    let mut peer = OtherEnd { socket, process };
     receive(&mut peer);
     drop(peer);
     assert_eq!(open_descriptors(), before);
@@ -113,10 +117,6 @@ where
 
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn rounds(quick: usize, full: usize) -> usize {
-    if env::var_os("SEALED_MMAP_FULL").is_some() { full } else { quick }
 }
 
 fn send(socket: &OwnedFd, fd: impl AsFd) {
@@ -267,7 +267,7 @@ fn a_file_that_its_sender_goes_on_changing_is_copied_or_refused() {
             wait_until_it_changes(&file);
 
             let (mut copies, mut refused, start) = (Vec::new(), 0, Instant::now());
-            let rounds = rounds(100, 10_000);
+            let rounds = runs::rounds(100, 10_000);
             for round in 0.. {
                 if round >= rounds {
                     if refused > 0 && !copies.is_empty() {
@@ -391,7 +391,7 @@ fn a_descriptor_that_cannot_be_read_is_refused() {
         RECORDS,
         |socket| {
             let file = sealed(b"hello");
-            let (_reader, writer) = io::pipe().unwrap();
+            let (_reader, writer) = pipe().unwrap();
             send(&socket, reopen(&file, OFlags::PATH));
             send(&socket, reopen(&file, OFlags::WRONLY));
             send(&socket, writer);
@@ -413,13 +413,14 @@ fn what_is_not_a_file_is_refused_and_never_waited_for() {
     under_attack(
         RECORDS,
         |socket| {
-            let (silent, _writer) = io::pipe().unwrap();
+            let (silent, _writer) = pipe().unwrap();
             let (stream, _other) = UnixStream::pair().unwrap();
             send(&socket, silent);
             send(&socket, stream);
             send(&socket, UnixDatagram::unbound().unwrap());
             send(&socket, File::open("/").unwrap());
-            let (endless, mut writer) = io::pipe().unwrap();
+            let (endless, writer) = pipe().unwrap();
+            let mut writer = File::from(writer);
             send(&socket, endless);
             while writer.write_all(&[7; 4096]).is_ok() {}
         },
@@ -721,13 +722,13 @@ fn what_a_peer_sent_before_it_was_killed_still_arrives() {
 
 #[test]
 fn a_storm_of_hostile_messages_leaves_nothing_behind() {
-    let messages = rounds(2_000, 100_000);
+    let messages = runs::rounds(2_000, 100_000);
     under_attack(
         RECORDS,
         |socket| {
             let file = sealed(b"hello");
             let plain = unsealed(b"plain");
-            let (pipe, _writer) = io::pipe().unwrap();
+            let (pipe, _writer) = pipe().unwrap();
             let (path, wronly) = (reopen(&file, OFlags::PATH), reopen(&file, OFlags::WRONLY));
             let single = [
                 file.as_fd(),

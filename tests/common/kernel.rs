@@ -1,7 +1,8 @@
 //! Attempts to break a seal, files to try them on, and raw mappings.
 #![allow(unsafe_code, reason = "mappings and forks are what is tested here")]
 
-use std::ffi::c_void;
+mod mapping;
+
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -10,13 +11,15 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::RwLock;
+use std::thread;
 use std::time::Duration;
-use std::{ptr, thread};
 
 use rustix::fs::{FallocateFlags, fallocate, sendfile};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mprotect, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use sealed_mmap::{CreateOptions, Seals, add_seals, get_seals};
+
+pub(crate) use mapping::{Mapping, READ, READ_WRITE};
 
 pub(crate) const LEN: u64 = 128 << 10; // whole pages, for every page size up to 64 KiB
 pub(crate) const SEAL: Seals = Seals::SEAL;
@@ -34,11 +37,9 @@ pub(crate) type Attempt = fn(&File) -> io::Result<()>;
 pub(crate) const WRITES: [(&str, Attempt); 6] = [
     ("write(2)", |file| file.write_all_at(b"!", 0)),
     ("sendfile(2)", |file| Ok(sendfile(file, draft(), Some(&mut 0), 1).map(drop)?)),
-    ("a shared writable mapping", |file| Mapping::shared(file).map(drop)),
-    ("a shared write-only mapping", |file| Mapping::shared_write_only(file).map(drop)),
-    ("mprotect of a shared read-only mapping", |file| {
-        Mapping::shared_read_only(file)?.make_writable()
-    }),
+    ("a shared writable mapping", |file| map_shared(file).map(drop)),
+    ("a shared write-only mapping", |file| map(file, ProtFlags::WRITE, MapFlags::SHARED).map(drop)),
+    ("mprotect of a shared read-only mapping", |file| Ok(map_read_only(file)?.make_writable()?)),
     ("punching a hole", |file| punch_hole(file, LEN)),
 ];
 pub(crate) const SHRINKS: [(&str, Attempt); 2] = [
@@ -97,7 +98,7 @@ pub(crate) fn sealed(seals: Seals) -> File {
 }
 
 pub(crate) fn shared(file: File) -> (File, Mapping) {
-    let mapping = Mapping::shared(&file).unwrap();
+    let mapping = map_shared(&file).unwrap();
     (file, mapping)
 }
 
@@ -170,76 +171,32 @@ pub(crate) fn all_allowed(fresh: impl Fn() -> File, attempts: &[(&str, Attempt)]
     }
 }
 
-/// All bytes of a file, mapped. Access is volatile, since other mappings may write.
-pub(crate) struct Mapping(*mut c_void, usize);
-
 /// Mappings are kept from children, but not in the instant before `madvise`: no fork may happen then.
 static FORK: RwLock<()> = RwLock::new(());
 
-impl Mapping {
-    pub(crate) fn shared(file: &File) -> io::Result<Self> {
-        Self::new(file, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
-    }
-
-    pub(crate) fn shared_read_only(file: &File) -> io::Result<Self> {
-        Self::new(file, ProtFlags::READ, MapFlags::SHARED)
-    }
-
-    fn shared_write_only(file: &File) -> io::Result<Self> {
-        Self::new(file, ProtFlags::WRITE, MapFlags::SHARED)
-    }
-
-    pub(crate) fn private(file: &File) -> io::Result<Self> {
-        Self::new(file, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
-    }
-
-    pub(crate) fn private_read_only(file: &File) -> io::Result<Self> {
-        Self::new(file, ProtFlags::READ, MapFlags::PRIVATE)
-    }
-
-    /// Shared and writable, without taking huge pages from their pool.
-    pub(crate) fn unreserved(file: &File) -> io::Result<Self> {
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        Self::new(file, ProtFlags::READ | ProtFlags::WRITE, flags)
-    }
-
-    fn new(file: &File, protection: ProtFlags, flags: MapFlags) -> io::Result<Self> {
-        let len = file.metadata()?.len() as usize;
-        let _no_fork = FORK.read().unwrap();
-        // SAFETY: the kernel picks the address, so that no memory in use is replaced.
-        let mapping = Self(unsafe { mmap(ptr::null_mut(), len, protection, flags, file, 0) }?, len);
-        mapping.advise(Advice::LinuxDontFork)?;
-        Ok(mapping)
-    }
-
-    fn advise(&self, advice: Advice) -> io::Result<()> {
-        // SAFETY: the range is this mapping's own, and neither advice in use changes bytes.
-        Ok(unsafe { madvise(self.0, self.1, advice) }?)
-    }
-
-    fn make_writable(&self) -> io::Result<()> {
-        // SAFETY: the range is this mapping's own, and no reference into it exists.
-        Ok(unsafe { mprotect(self.0, self.1, MprotectFlags::READ | MprotectFlags::WRITE) }?)
-    }
-
-    pub(crate) fn get(&self, at: usize) -> u8 {
-        assert!(at < self.1);
-        // SAFETY: in bounds (above), mapped readable, and the file is as long as the mapping.
-        unsafe { self.0.cast::<u8>().wrapping_add(at).read_volatile() }
-    }
-
-    pub(crate) fn set(&self, at: usize, byte: u8) {
-        assert!(at < self.1);
-        // SAFETY: in bounds (above), mapped writable, and the file is as long as the mapping.
-        unsafe { self.0.cast::<u8>().wrapping_add(at).write_volatile(byte) }
-    }
+/// All bytes of a file.
+pub(crate) fn map(file: &File, access: ProtFlags, flags: MapFlags) -> io::Result<Mapping> {
+    let len = file.metadata()?.len() as usize;
+    let _no_fork = FORK.read().unwrap();
+    let mapping = Mapping::new(file, len, access, flags)?;
+    mapping.advise(Advice::LinuxDontFork)?;
+    Ok(mapping)
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is this mapping's own, and no reference into it exists.
-        unsafe { munmap(self.0, self.1) }.unwrap();
-    }
+pub(crate) fn map_shared(file: &File) -> io::Result<Mapping> {
+    map(file, READ_WRITE, MapFlags::SHARED)
+}
+
+pub(crate) fn map_read_only(file: &File) -> io::Result<Mapping> {
+    map(file, READ, MapFlags::SHARED)
+}
+
+pub(crate) fn map_private(file: &File) -> io::Result<Mapping> {
+    map(file, READ_WRITE, MapFlags::PRIVATE)
+}
+
+pub(crate) fn map_private_read_only(file: &File) -> io::Result<Mapping> {
+    map(file, READ, MapFlags::PRIVATE)
 }
 
 /// Forks a child that runs `in_child` and stays until `meanwhile` has run; `left` is unmapped here, not there.

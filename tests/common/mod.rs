@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
 #![allow(unsafe_code, reason = "the attacks go through mmap(2) by hand")]
 
+pub(crate) mod mapping;
+pub(crate) mod runs;
+
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,22 +15,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::fs::XattrFlags;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::net::RecvFlags;
 use rustix::process::{Signal, set_parent_process_death_signal};
-
-/// How often to repeat: `full` where `SEALED_MMAP_FULL` is set, and a tenth of `quick` on a processor
-/// that is emulated.
-pub(crate) fn rounds(quick: usize, full: usize) -> usize {
-    let is_set = |name| std::env::var_os(name).is_some();
-    if is_set("SEALED_MMAP_FULL") {
-        full
-    } else if is_set("SEALED_MMAP_VM") {
-        quick / 10
-    } else {
-        quick
-    }
-}
 
 /// Lines between two processes. A panic in the other one arrives as a line, too.
 pub(crate) struct Channel(BufReader<UnixStream>);
@@ -79,7 +68,7 @@ impl Peer {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "another_process", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "role_of_another_process", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .stdin(fd.as_fd().try_clone_to_owned().unwrap())
             .stdout(Stdio::piped())
@@ -117,84 +106,6 @@ pub(crate) fn role() -> Option<(String, OwnedFd, Channel)> {
     let fd = io::stdin().as_fd().try_clone_to_owned().unwrap();
     let channel = UnixStream::from(io::stderr().as_fd().try_clone_to_owned().unwrap());
     Some((role, fd, Channel(BufReader::new(channel))))
-}
-
-/// A mapping that nobody vouches for.
-pub(crate) struct Mapping {
-    start: *mut u8,
-    len: usize,
-}
-
-// SAFETY: memory of the process belongs to no thread, and all access to it is volatile.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-pub(crate) const READ: ProtFlags = ProtFlags::READ;
-pub(crate) const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
-
-impl Mapping {
-    pub(crate) fn new(
-        fd: impl AsFd,
-        len: usize,
-        access: ProtFlags,
-        flags: MapFlags,
-    ) -> rustix::io::Result<Self> {
-        // SAFETY: the address is the kernel's choice, so that no other mapping is replaced.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, flags, fd, 0) }?;
-        Ok(Self { start: start.cast(), len })
-    }
-
-    /// Shared, with all of the file.
-    pub(crate) fn shared(file: &File, access: ProtFlags) -> io::Result<Self> {
-        Ok(Self::new(file, file.metadata()?.len() as usize, access, MapFlags::SHARED)?)
-    }
-
-    pub(crate) fn start(&self) -> *mut u8 {
-        self.start
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Takes the mapping at this address, which the caller has just made.
-    pub(crate) fn from_raw(start: *mut u8, len: usize) -> Self {
-        Self { start, len }
-    }
-
-    pub(crate) fn make_writable(&self) -> rustix::io::Result<()> {
-        let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: it is a whole mapping of ours, and no reference to it exists.
-        unsafe { rustix::mm::mprotect(self.start.cast(), self.len, access) }
-    }
-
-    pub(crate) fn checksum(&self) -> u32 {
-        let words = (0..self.len / 8).map(|index| {
-            // SAFETY: the start is page-aligned and the word lies within the mapping.
-            let word = unsafe { self.start.cast::<u64>().add(index) };
-            // SAFETY: as above. Where the file behind it was cut off the kernel sends SIGBUS.
-            unsafe { word.read_volatile() }
-        });
-        checksum(&words.flat_map(u64::to_ne_bytes).collect::<Vec<_>>())
-    }
-
-    /// Writes this byte at the start of every page.
-    pub(crate) fn stamp(&self, byte: u8) {
-        for offset in (0..self.len).step_by(rustix::param::page_size()) {
-            // SAFETY: it lies within the mapping.
-            let target = unsafe { self.start.add(offset) };
-            // SAFETY: as above. On a mapping that is not writable the kernel sends SIGSEGV.
-            unsafe { target.write_volatile(byte) };
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: it is a whole mapping of ours, and no reference to it exists.
-        unsafe { rustix::mm::munmap(self.start.cast(), self.len) }.unwrap();
-    }
 }
 
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {

@@ -1,0 +1,55 @@
+//! How tests run: how often, and alone in a process where they change all of it.
+#![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
+
+use std::env;
+use std::process::{Command, Output, Stdio};
+
+/// How often to repeat: `full` where `SEALED_MMAP_FULL` is set, and a tenth of `quick` on a processor
+/// that is emulated.
+pub(crate) fn rounds(quick: usize, full: usize) -> usize {
+    if env::var_os("SEALED_MMAP_FULL").is_some() {
+        full
+    } else if is_emulated() {
+        quick / 10
+    } else {
+        quick
+    }
+}
+
+/// A virtual machine without the help of a processor takes some thirty times as long.
+pub(crate) fn is_emulated() -> bool {
+    env::var_os("SEALED_MMAP_VM").is_some()
+}
+
+const ALONE: &str = "SEALED_MMAP_ALONE";
+
+/// Runs one test of this binary alone in a new process.
+pub(crate) fn run_alone(test: &str, stdin: impl Into<Stdio>) -> Output {
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ALONE, "")
+        .stdin(stdin)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("running 1 test"), "no test is named {test}: {text}");
+    output
+}
+
+/// Whether this is the process of [`run_alone`].
+pub(crate) fn runs_alone() -> bool {
+    env::var_os(ALONE).is_some()
+}
+
+/// Whether this is the process where the test runs alone. If not, it has run there and passed.
+pub(crate) fn is_alone(test: &str) -> bool {
+    if !runs_alone() {
+        let output = run_alone(test, Stdio::null());
+        let [text, errors] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success(), "{text}{errors}");
+        // Such as why a part was not tested.
+        eprint!("{errors}");
+    }
+    runs_alone()
+}
