@@ -217,7 +217,10 @@ fn woken(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
     in_turn(&mut criterion);
     read(&mut criterion);
     publish(&mut criterion);

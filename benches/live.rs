@@ -7,6 +7,7 @@
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use sealed_mmap::Producer;
@@ -90,7 +91,10 @@ fn live(criterion: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
     live(&mut criterion);
     criterion.final_summary();
 }
