@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::FallocateFlags;
 use sealed_mmap::{SealPolicy, SealedFile};
+use sealed_mmap_benches::NAME;
 use sealed_mmap_benches::hand::{self, Map};
-use sealed_mmap_benches::{MIB, NAME};
 
 struct Counting;
 
@@ -47,7 +47,7 @@ static BYTES: [u8; 4096] = [7; 4096];
 type Rounds = fn(u64) -> Result<(), Failure>;
 
 /// Every operation, done by the crate and by hand.
-const OPERATIONS: [(&str, Rounds, Rounds); 7] = [
+const OPERATIONS: [(&str, Rounds, Rounds); 6] = [
     (
         "`from_bytes`",
         |rounds| repeat(rounds, || Ok(SealedFile::from_bytes(NAME, &BYTES)?)),
@@ -62,11 +62,6 @@ const OPERATIONS: [(&str, Rounds, Rounds); 7] = [
     (
         "`build`",
         |rounds| repeat(rounds, || Ok(SealedFile::build(NAME, 4096, fill)?)),
-        built_in_place,
-    ),
-    (
-        "`build` above 1 MiB",
-        |rounds| repeat(rounds, || Ok(SealedFile::build(NAME, 2 * MIB, fill)?)),
         built_in_place,
     ),
     (
