@@ -413,7 +413,7 @@ fn signals_that_keep_coming_do_not_end_a_call() {
     // SAFETY: `action` is a valid handler, which does one atomic addition.
     assert_eq!(unsafe { libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()) }, 0);
     // SAFETY: has no precondition.
-    let this_thread = unsafe { libc::pthread_self() };
+    let this_thread = unsafe { libc::pthread_self() } as usize;
     let done = AtomicBool::new(false);
     let bytes = vec![7; 40 << 20];
     let source = temporary(&bytes);
@@ -432,7 +432,7 @@ fn signals_that_keep_coming_do_not_end_a_call() {
             while !done.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(10));
                 // SAFETY: the thread waits for this scope to end.
-                unsafe { libc::pthread_kill(this_thread, libc::SIGUSR1) };
+                unsafe { libc::pthread_kill(this_thread as libc::pthread_t, libc::SIGUSR1) };
             }
         });
         let calls: [(&str, usize, Call); 5] = [

@@ -1,4 +1,5 @@
 //! Receiving: what is taken from a peer, and what is refused, judged on real descriptors.
+#![cfg(target_os = "linux")]
 
 #[path = "common/files.rs"]
 mod files;
