@@ -13,7 +13,7 @@
 //! * turn whatever a descriptor leads to into bytes that stay as they are.
 //!
 //! It does not map files on disk (they can only be copied in), and it is not for memory that both
-//! sides write. And a socket hands fresh bytes to one reader faster, up to about a mebibyte: sealing
+//! sides write. And a socket hands fresh bytes to one reader faster, up to some mebibytes: sealing
 //! pays where several processes read the same bytes, where they are kept or read in part, where they
 //! are large, or where the reader must not be made to copy them first.
 //!
