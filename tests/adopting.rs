@@ -166,13 +166,14 @@ fn seals_that_came_along_are_judged_too() {
         Ok(adopted) => {
             assert_eq!(exec_seal_is_checked(), Some(true));
             assert!(adopted.is_empty().unwrap());
+            assert!(seals_of(&file).contains(IMMUTABLE | UNCHECKED));
         }
         Err(error) => {
             assert_eq!(exec_seal_is_checked(), Some(false));
             assert!(matches!(error.reason(), Refusal::UntrustedWriteSeal), "{error:?}");
+            assert_eq!(seals_of(&file), Seals::empty(), "sealed in vain");
         }
     }
-    assert!(seals_of(&file).contains(IMMUTABLE | UNCHECKED));
 }
 
 #[test]

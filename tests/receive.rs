@@ -552,9 +552,25 @@ fn receive_live(file: impl Into<OwnedFd>) -> SealedFile<FutureWriteSealed> {
     SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap()
 }
 
+/// Under `vm.memfd_noexec=2` every file carries EXEC, and no kernel can be tested: finishing is
+/// refused, and adds no seal in vain.
+fn finishing_would_not_be_believed(file: &File) -> bool {
+    if write_seal_counts(seals_of(file) | Seals::WRITE) {
+        return false;
+    }
+    let before = look(file.as_fd());
+    let error = receive_live(file.try_clone().unwrap()).finish().unwrap_err();
+    assert_eq!(error.reason(), SealFailure::Other);
+    assert_eq!(look(error.into_file().as_fd()), before);
+    true
+}
+
 #[test]
 fn finishing_waits_for_the_producer_and_can_be_tried_again() {
     let Some((mut file, mut producer)) = live(b"hello") else { return };
+    if finishing_would_not_be_believed(&file) {
+        return;
+    }
     file.seek(SeekFrom::Start(2)).unwrap();
     let (number, before) = (file.as_raw_fd(), look(file.as_fd()));
 
@@ -566,25 +582,19 @@ fn finishing_waits_for_the_producer_and_can_be_tried_again() {
 
     producer[0] = b'j';
     drop(producer);
-    let predicted = seals_of(&received) | Seals::WRITE;
-    match received.finish() {
-        Ok(finished) => {
-            assert!(write_seal_counts(predicted));
-            assert!(finished.get_seals().unwrap().contains(predicted | Seals::SEAL));
-            assert_eq!(&finished.map_read_only().unwrap()[..], b"jello");
-        }
-        // Under vm.memfd_noexec=2 every file carries EXEC, and no kernel can be tested.
-        Err(error) => {
-            assert!(!write_seal_counts(predicted), "{error:?}");
-            assert_eq!(error.reason(), SealFailure::Other);
-        }
-    }
+    let predicted = seals_of(&received) | Seals::WRITE | Seals::SEAL;
+    let finished = received.finish().unwrap();
+    assert!(finished.get_seals().unwrap().contains(predicted));
+    assert_eq!(&finished.map_read_only().unwrap()[..], b"jello");
 }
 
 #[test]
 fn finishing_takes_a_writable_description() {
     let Some((file, producer)) = live(b"hello") else { return };
     drop(producer);
+    if finishing_would_not_be_believed(&file) {
+        return;
+    }
     let received = receive_live(reopen(&file, OFlags::RDONLY));
     let (number, before) = (received.as_raw_fd(), look(received.as_fd()));
 
@@ -594,14 +604,16 @@ fn finishing_takes_a_writable_description() {
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert_eq!((received.as_raw_fd(), look(received.as_fd())), (number, before));
 
-    let predicted = seals_of(&file) | Seals::WRITE;
-    assert_eq!(receive_live(file).finish().is_ok(), write_seal_counts(predicted));
+    receive_live(file).finish().unwrap();
 }
 
 #[test]
 fn finishing_fails_where_the_seals_are_final() {
     let Some((file, producer)) = live(b"hello") else { return };
     drop(producer);
+    if finishing_would_not_be_believed(&file) {
+        return;
+    }
     seal(&file, Seals::SEAL).unwrap();
     let before = look(file.as_fd());
     let error = receive_live(file).finish().unwrap_err();
