@@ -1,14 +1,13 @@
 //! Making files: the options, and the one-call writers.
 
 use std::ffi::CStr;
-use std::fs::File;
-use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::io::Errno;
 use rustix::path::Arg;
 
+use crate::copy;
 use crate::state::{ReadOnlySealed, Unsealed};
 use crate::sys;
 use crate::{Producer, SealedFile, Seals, get_seals};
@@ -280,7 +279,7 @@ impl CreateOptions {
         limit: u64,
     ) -> io::Result<SealedFile<ReadOnlySealed>> {
         let mut file = self.huge_pages(HugePages::None).create(name)?;
-        let len = copy(source.as_fd(), &mut file, limit)?;
+        let len = copy::append(source.as_fd(), &mut file, limit)?;
         file.rewind()?;
         let plain = file.seal_with_len(len)?;
         if self.huge_pages.are_filled_through_a_mapping(len) {
@@ -375,74 +374,6 @@ impl CreateOptions {
 impl Default for CreateOptions {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Appends all of `source` to `target` and returns how much that was.
-fn copy(source: BorrowedFd<'_>, target: &mut SealedFile<Unsealed>, limit: u64) -> io::Result<u64> {
-    let too_large = || io::Error::from(Errno::FBIG);
-    let before = sys::stat(source)?;
-    if before.is_regular && before.len > limit {
-        return Err(too_large());
-    }
-    let file = File::from(source.try_clone_to_owned()?);
-    let reach = limit.saturating_add(1);
-    let copied = if before.is_regular {
-        copy_regular(&file, target, reach)?
-    } else {
-        copy_stream(&file, target, reach)?
-    };
-    if copied > limit {
-        return Err(too_large());
-    }
-    let after = sys::stat(source)?;
-    // What was copied need not be as long: files of procfs and sysfs only claim some length.
-    if before.is_regular && (before.len, before.modified) != (after.len, after.modified) {
-        let message = "the source changed while it was copied";
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-    }
-    Ok(copied)
-}
-
-/// Copies at most `reach` bytes from the beginning, inside the kernel where the file allows that.
-fn copy_regular(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io::Result<u64> {
-    struct FromStart<'a>(&'a File, u64);
-    impl Read for FromStart<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.0.read_at(buffer, self.1)?;
-            self.1 += count as u64;
-            Ok(count)
-        }
-    }
-
-    let mut copied = 0;
-    while copied < reach {
-        match sys::send_file(target.as_file(), file, copied, reach - copied) {
-            Ok(0) => break,
-            Ok(count) => copied += count as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Not every file system can do this.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput && copied == 0 => {
-                return io::copy(&mut FromStart(file, 0).take(reach), target);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(copied)
-}
-
-/// Copies at most `reach` bytes, to the end of the stream.
-fn copy_stream(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io::Result<u64> {
-    loop {
-        let copied = target.stream_position()?;
-        match io::copy(&mut file.take(reach - copied), &mut target.as_file()) {
-            Ok(count) => return Ok(copied + count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sys::wait_readable(file.as_fd())?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

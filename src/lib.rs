@@ -102,6 +102,7 @@
 
 #[cfg(doctest)]
 mod compile_fail;
+mod copy;
 mod create;
 mod error;
 mod file;

@@ -103,8 +103,9 @@ pub(super) fn load_each(words: &[AtomicUsize], target: &mut [u8]) {
 
 pub(super) fn store_each(words: &[AtomicUsize], source: &[u8]) {
     for (word, bytes) in words.iter().zip(source.chunks_exact(WORD)) {
-        let bytes = bytes.try_into().expect("a chunk as long as a word");
-        word.store(usize::from_ne_bytes(bytes), Relaxed);
+        let mut value = [0; WORD];
+        value.copy_from_slice(bytes);
+        word.store(usize::from_ne_bytes(value), Relaxed);
     }
 }
 
