@@ -104,8 +104,8 @@ impl fmt::Debug for UnsealedMap<'_> {
 
 /// Bytes of an immutable file, from [`SealedFile::map_read_only`] or [`SealedFile::map_range`].
 ///
-/// It owns its mapping: the file may be dropped, and the map moved to other threads or kept for
-/// ever. The slice is page-aligned if the range begins at a page boundary of the file and is not empty.
+/// It owns its mapping: the file may be dropped, and the map moved to other threads or kept
+/// forever. The slice is page-aligned if the range begins at a page boundary of the file and is not empty.
 ///
 /// Touching a page that the sender never wrote takes memory, and if there is none the kernel ends
 /// the process with `SIGBUS`: [`SealedFile::reserve`] turns that into an error beforehand. What
@@ -156,7 +156,8 @@ impl ReadOnlyMap {
         // F_SEAL_WRITE and F_SEAL_SHRINK the kernel has confirmed and enforces. fcntl(2) on the
         // former: "you cannot modify the contents of the file", and on the latter: "the file in
         // question cannot be reduced in size"; "once set, seals cannot be removed". `extent` was
-        // observed after that, and the range lies within it.
+        // observed after that, or is what this crate wrote while it alone had the file (draft to
+        // sealed, `seal_with_len`), and the range lies within it.
         let shared = unsafe { options.map(file.as_file()) };
         let map = match shared {
             // Kernels before 6.7 (some before a backport) refuse every shared mapping of a writable
