@@ -20,7 +20,7 @@ fn from_bytes(criterion: &mut Criterion) {
     }
 }
 
-/// In place, which is slower than through a buffer that the allocator has at hand.
+/// In place, or up to 1 MiB through a buffer that the allocator has at hand.
 fn build(criterion: &mut Criterion) {
     for size in SIZES {
         let bytes = page_aligned(size);

@@ -21,6 +21,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use sealed_mmap::{CreateOptions, HugePages, SealedFile, Seals};
 
+/// What `build` fills through a buffer and not in place.
+const LARGEST_BUFFER: usize = 1 << 20;
 const SIZES: [usize; 9] = [0, 1, 2, 4095, 4096, 4097, 65_536, 65_537, 300_001];
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -95,8 +97,8 @@ fn from_bytes_holds_the_bytes_for_good() {
 }
 
 #[test]
-fn build_fills_zeroed_memory_in_place_and_holds_it_for_good() {
-    for len in SIZES {
+fn build_fills_zeroed_memory_and_holds_it_for_good() {
+    for len in SIZES.into_iter().chain([LARGEST_BUFFER, LARGEST_BUFFER + 1]) {
         let bytes = pattern(len);
         let file = SealedFile::build("built", len as u64, |target| {
             assert_eq!(target.len(), len);
@@ -115,28 +117,33 @@ fn build_fills_zeroed_memory_in_place_and_holds_it_for_good() {
 fn build_returns_the_error_of_fill_and_leaves_nothing() {
     const NAME: &str = "given up";
 
-    let error = SealedFile::build(NAME, 10_000, |target| {
-        target.fill(1);
-        assert_eq!(traces(NAME), (1, 1));
-        Err(io::Error::new(ErrorKind::UnexpectedEof, "half a message"))
-    });
-    let error = error.unwrap_err();
-    assert_eq!((error.kind(), &*error.to_string()), (ErrorKind::UnexpectedEof, "half a message"));
-    assert_eq!(traces(NAME), (0, 0));
+    for (len, mappings) in [(LARGEST_BUFFER, 0), (LARGEST_BUFFER + 1, 1)] {
+        let error = SealedFile::build(NAME, len as u64, |target| {
+            target.fill(1);
+            assert_eq!(traces(NAME), (1, mappings));
+            Err(io::Error::new(ErrorKind::UnexpectedEof, "half a message"))
+        });
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(error.to_string(), "half a message");
+        assert_eq!(traces(NAME), (0, 0));
+    }
 }
 
 #[test]
 fn a_panic_in_fill_leaves_nothing() {
     const NAME: &str = "panicked";
 
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        SealedFile::build(NAME, 10_000, |_| {
-            assert_eq!(traces(NAME), (1, 1));
-            std::panic::resume_unwind(Box::new("on purpose"))
-        })
-    }));
-    assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on purpose"));
-    assert_eq!(traces(NAME), (0, 0));
+    for (len, mappings) in [(LARGEST_BUFFER, 0), (LARGEST_BUFFER + 1, 1)] {
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            SealedFile::build(NAME, len as u64, |_| {
+                assert_eq!(traces(NAME), (1, mappings));
+                std::panic::resume_unwind(Box::new("on purpose"))
+            })
+        }));
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on purpose"));
+        assert_eq!(traces(NAME), (0, 0));
+    }
 }
 
 #[test]
@@ -147,6 +154,7 @@ fn a_finished_file_has_one_descriptor_and_no_mapping() {
     for make in [
         || SealedFile::from_bytes(NAME, &pattern(10_000)),
         || SealedFile::build(NAME, 10_000, |_| Ok(())),
+        || SealedFile::build(NAME, LARGEST_BUFFER as u64 + 1, |_| Ok(())),
         || SealedFile::copy_of(NAME, pipe_of(pattern(10_000)), 10_000),
     ] {
         let file = make().unwrap();

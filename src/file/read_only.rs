@@ -26,8 +26,8 @@ impl SealedFile<ReadOnlySealed> {
         CreateOptions::new().from_bytes(name, bytes)
     }
 
-    /// Creates an immutable file of `len` bytes that `fill` writes in place, with the default
-    /// [`CreateOptions`]. The slice is zeroed, page-aligned, and has its memory reserved.
+    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed and
+    /// page-aligned slice, with the default [`CreateOptions`].
     ///
     /// # Errors
     ///
