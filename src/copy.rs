@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
@@ -22,12 +22,11 @@ pub(crate) fn append(
     if before.is_regular && before.len > limit {
         return Err(too_large());
     }
-    let file = File::from(source.try_clone_to_owned()?);
     let reach = limit.saturating_add(1);
     let copied = if before.is_regular {
-        copy_regular(&file, target, reach)?
+        copy_regular(source, target, reach)?
     } else {
-        copy_stream(&file, target, reach)?
+        copy_stream(source, target, reach)?
     };
     if copied > limit {
         return Err(too_large());
@@ -42,9 +41,13 @@ pub(crate) fn append(
 }
 
 /// Copies at most `reach` bytes from the beginning, inside the kernel where the file allows that.
-fn copy_regular(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io::Result<u64> {
-    struct FromStart<'a>(&'a File, u64);
-    impl Read for FromStart<'_> {
+fn copy_regular(
+    source: BorrowedFd<'_>,
+    target: &mut SealedFile<Unsealed>,
+    reach: u64,
+) -> io::Result<u64> {
+    struct FromStart(File, u64);
+    impl Read for FromStart {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             let count = self.0.read_at(buffer, self.1)?;
             self.1 += count as u64;
@@ -54,12 +57,13 @@ fn copy_regular(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> i
 
     let mut copied = 0;
     while copied < reach {
-        match sys::send_file(target.as_file(), file, copied, reach - copied) {
+        match sys::send_file(target.as_file(), source, copied, reach - copied) {
             Ok(0) => break,
             Ok(count) => copied += count as u64,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Not every file system can do this.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && copied == 0 => {
+                let file = File::from(source.try_clone_to_owned()?);
                 return io::copy(&mut FromStart(file, 0).take(reach), target);
             }
             Err(error) => return Err(error),
@@ -69,13 +73,18 @@ fn copy_regular(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> i
 }
 
 /// Copies at most `reach` bytes, to the end of the stream.
-fn copy_stream(file: &File, target: &mut SealedFile<Unsealed>, reach: u64) -> io::Result<u64> {
+fn copy_stream(
+    source: BorrowedFd<'_>,
+    target: &mut SealedFile<Unsealed>,
+    reach: u64,
+) -> io::Result<u64> {
+    let file = File::from(source.try_clone_to_owned()?);
     loop {
         let copied = target.stream_position()?;
-        match io::copy(&mut file.take(reach - copied), &mut target.as_file()) {
+        match io::copy(&mut (&file).take(reach - copied), &mut target.as_file()) {
             Ok(count) => return Ok(copied + count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sys::wait_readable(file.as_fd())?;
+                sys::wait_readable(source)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::path::Arg;
+use thiserror::Error;
 
 use crate::copy;
 use crate::state::{ReadOnlySealed, Unsealed};
@@ -187,7 +188,8 @@ impl CreateOptions {
     /// As [`create`](Self::create), and:
     ///
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
-    /// * `InvalidInput`: for hugetlb pages, the length is not a multiple of the page size.
+    /// * For hugetlb pages, `InvalidInput`: the length is not a multiple of the page size;
+    ///   `StorageFull`, `OutOfMemory`: too few pages are free in the pool (the errno is the `source`).
     /// * `EPERM`: the options do not allow sealing.
     ///
     /// # Examples
@@ -273,7 +275,8 @@ impl CreateOptions {
     /// * `ResourceBusy`: the source changed while it was copied.
     /// * `EBADF`: the source is not open for reading. `EISDIR`: it is a directory.
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
-    /// * `InvalidInput`: for hugetlb pages, the length is not a multiple of the page size.
+    /// * For hugetlb pages, `InvalidInput`: the length is not a multiple of the page size;
+    ///   `StorageFull`, `OutOfMemory`: too few pages are free in the pool (the errno is the `source`).
     /// * Whatever reading the source returns.
     ///
     /// # Examples
@@ -445,7 +448,25 @@ impl HugePages {
             _ => error,
         }
     }
+
+    /// hugetlbfs says "no space left on device" or "out of memory" when its pool is empty.
+    pub(crate) fn explain_lack(self, error: io::Error) -> io::Error {
+        use io::ErrorKind::{OutOfMemory, StorageFull};
+        match (self, error.kind()) {
+            (Self::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {
+                io::Error::new(kind, TooFewHugePages(error))
+            }
+            _ => error,
+        }
+    }
 }
+
+#[derive(Debug, Error)]
+#[error(
+    "too few hugetlb pages are free; more of the default size are added in \
+     /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages"
+)]
+struct TooFewHugePages(#[source] io::Error);
 
 /// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).
 /// Which of them can be had depends on the processor and on how the kernel was started.

@@ -233,14 +233,19 @@ pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd
 /// Copies up to `count` bytes from `offset` of one file to the end of another, inside the kernel.
 /// 0 is the end of the file.
 #[cfg(not(target_os = "freebsd"))]
-pub(crate) fn send_file(to: &File, from: &File, mut offset: u64, count: u64) -> io::Result<usize> {
+pub(crate) fn send_file(
+    to: &File,
+    from: BorrowedFd<'_>,
+    mut offset: u64,
+    count: u64,
+) -> io::Result<usize> {
     // More than fits into a file offset would be EINVAL; one call never copies more than this.
     const MOST: u64 = 0x7fff_f000;
     Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count.min(MOST) as usize)?)
 }
 
 #[cfg(target_os = "freebsd")]
-pub(crate) fn send_file(_: &File, _: &File, _: u64, _: u64) -> io::Result<usize> {
+pub(crate) fn send_file(_: &File, _: BorrowedFd<'_>, _: u64, _: u64) -> io::Result<usize> {
     Err(Errno::INVAL.into())
 }
 

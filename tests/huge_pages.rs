@@ -1,6 +1,7 @@
 //! Huge pages change how fast a file is, not what it holds; what the kernel cannot do with them is an
 //! error that says what to do instead.
 
+use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
@@ -85,8 +86,16 @@ impl Drop for Pool {
 }
 
 fn is_lack_of_pages(error: &io::Error) {
-    let known = error.kind() == ErrorKind::Unsupported
-        || [Errno::NOSPC, Errno::NOMEM].contains(&errno(error));
+    let known = match error.kind() {
+        // A draft's: it says where pages come from.
+        kind @ (ErrorKind::StorageFull | ErrorKind::OutOfMemory) if error.get_ref().is_some() => {
+            let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            assert!(source.is_some_and(|source| source.kind() == kind), "{error:?}");
+            error.to_string().contains("/proc/sys/vm/nr_hugepages")
+        }
+        ErrorKind::Unsupported => true,
+        _ => [Errno::NOSPC, Errno::NOMEM].contains(&errno(error)),
+    };
     assert!(known, "{error}");
 }
 

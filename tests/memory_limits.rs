@@ -7,7 +7,7 @@ mod files;
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -89,9 +89,7 @@ fn meminfo(name: &str) -> u64 {
 }
 
 fn is_lack_of_memory(error: &io::Error) -> bool {
-    [Errno::NOSPC, Errno::NOMEM]
-        .map(|errno| Some(errno.raw_os_error()))
-        .contains(&error.raw_os_error())
+    [ErrorKind::StorageFull, ErrorKind::OutOfMemory].contains(&error.kind())
 }
 
 /// Reads a byte of every page in a child, and says whether that ended in `SIGBUS`.

@@ -114,7 +114,7 @@ impl SealedFile<Unsealed> {
     #[doc(alias = "mmap")]
     pub fn map_mut(&mut self) -> io::Result<UnsealedMap<'_>> {
         let len = self.len()?;
-        UnsealedMap::new(self, len)
+        self.map_reserved(len)
     }
 
     /// [`map_mut`](Self::map_mut) of a file that is still empty.
@@ -124,7 +124,12 @@ impl SealedFile<Unsealed> {
             map::address_space(len)?;
             self.set_len(len)?;
         }
-        UnsealedMap::new(self, len)
+        self.map_reserved(len)
+    }
+
+    fn map_reserved(&mut self, len: u64) -> io::Result<UnsealedMap<'_>> {
+        let huge_pages = self.known;
+        UnsealedMap::new(self, len).map_err(|error| huge_pages.explain_lack(error))
     }
 
     /// Makes the file immutable, for every process and forever: adds [`Seals::WRITE`],
