@@ -5,13 +5,12 @@ use std::io::{self, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::path::Arg;
-use thiserror::Error;
+use rustix::io::Errno;
 
 use crate::copy;
 use crate::state::{ReadOnlySealed, Unsealed};
 use crate::sys;
-use crate::{Producer, SealedFile, Seals, get_seals};
+use crate::{HugePages, Producer, SealedFile, Seals, get_seals};
 
 /// How a file is made. The default is what most callers want: sealable, not executable, plain pages.
 ///
@@ -132,7 +131,7 @@ impl CreateOptions {
     /// ```
     #[doc(alias = "memfd_create")]
     pub fn create(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
-        self.create_named(name, name.as_bytes())
+        self.create_named(name.as_bytes())
     }
 
     /// The same as [`create`](Self::create), for a name that need not be UTF-8.
@@ -148,30 +147,23 @@ impl CreateOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn create_cstr(&self, name: &CStr) -> io::Result<SealedFile<Unsealed>> {
-        self.create_named(name, name.to_bytes())
+        self.create_named(name.to_bytes())
     }
 
-    fn create_named(
-        &self,
-        name: impl Arg + Copy,
-        bytes: &[u8],
-    ) -> io::Result<SealedFile<Unsealed>> {
+    fn create_named(&self, name: &[u8]) -> io::Result<SealedFile<Unsealed>> {
         const LONGEST_NAME: usize = 249;
 
         let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        if bytes.contains(&0) {
+        if name.contains(&0) {
             return invalid("the name of a memfd cannot contain a NUL byte");
         }
-        if bytes.len() > LONGEST_NAME {
+        if name.len() > LONGEST_NAME {
             return invalid("the name of a memfd cannot be longer than 249 bytes");
         }
         let memfd = sys::Memfd {
             executable: self.executable,
             allow_sealing: self.allow_sealing,
-            huge_tlb: match self.huge_pages {
-                HugePages::HugeTlb(size) => Some(size),
-                HugePages::None | HugePages::Transparent => None,
-            },
+            huge_pages: self.huge_pages,
         };
         let file = memfd.create(name)?;
         // A file that is created not executable is sealable whatever the flags say.
@@ -213,9 +205,10 @@ impl CreateOptions {
     /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed and
     /// page-aligned slice.
     ///
-    /// Above 1 MiB, and with huge pages, the slice is the file's own memory, which is reserved.
-    /// Plain pages up to there are filled from a buffer, in about half the time: the page faults of
-    /// a new mapping cost more than a copy.
+    /// Plain pages up to 1 MiB are filled from a buffer of the allocator's, in about half the time:
+    /// the page faults of a new mapping cost more than a copy. Above, and on huge pages, the slice is
+    /// the file's own memory, which is reserved. Where not even freed memory may hold the contents,
+    /// or for a slice that is always the file's own: [`map_mut`](SealedFile::map_mut).
     ///
     /// # Errors
     ///
@@ -248,7 +241,7 @@ impl CreateOptions {
         } else {
             let (len, page) = (len as usize, rustix::param::page_size());
             let mut buffer = Vec::new();
-            buffer.try_reserve_exact(len + page)?;
+            buffer.try_reserve_exact(len + page).map_err(|_| Errno::NOMEM)?;
             buffer.resize(len + page, 0);
             let start = buffer.as_ptr().addr().wrapping_neg() % page;
             let bytes = &mut buffer[start..][..len];
@@ -271,7 +264,8 @@ impl CreateOptions {
     ///
     /// As [`create`](Self::create), and:
     ///
-    /// * `EFBIG`: the source has more than `limit` bytes.
+    /// * `EFBIG`: the source has more than `limit` bytes, or is a regular file that claims to (those
+    ///   of sysfs claim a page).
     /// * `ResourceBusy`: the source changed while it was copied.
     /// * `EBADF`: the source is not open for reading. `EISDIR`: it is a directory.
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
@@ -333,7 +327,8 @@ impl CreateOptions {
     ///
     /// # Errors
     ///
-    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns.
+    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns. It has run already
+    /// where the kernel has no live files.
     ///
     /// # Examples
     ///
@@ -363,8 +358,6 @@ impl CreateOptions {
     ///
     /// [`write_seal_is_enforced`]: crate::seals::write_seal_is_enforced
     fn create_without_exec_seal(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
-        const EACCES: i32 = rustix::io::Errno::ACCESS.raw_os_error();
-
         if self.executable {
             let message = "a live file cannot be executable";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -373,7 +366,7 @@ impl CreateOptions {
         let always_exec_sealed = "a live file has to do without F_SEAL_EXEC, \
                                   which the sysctl vm.memfd_noexec=2 puts on every file";
         let file = match self.executable(true).create(name) {
-            Err(error) if error.raw_os_error() == Some(EACCES) => {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
                 return unsupported(always_exec_sealed);
             }
             done => done?,
@@ -394,135 +387,5 @@ fn write_whole(file: &SealedFile<Unsealed>, bytes: &[u8]) -> io::Result<()> {
 impl Default for CreateOptions {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The pages that a file is made of.
-///
-/// # Examples
-///
-/// ```
-/// use sealed_mmap::{CreateOptions, HugePageSize, HugePages};
-///
-/// let size = HugePageSize::Huge2MB;
-/// let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(Some(size)));
-/// match options.build("tables", size.bytes(), |bytes| Ok(bytes.fill(1))) {
-///     Ok(file) => assert_eq!(file.len()?, 2 << 20),
-///     Err(error) => eprintln!("no huge page to be had here: {error}"),
-/// }
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum HugePages {
-    /// Plain pages.
-    #[default]
-    None,
-    /// Transparent huge pages, where the kernel gives them on advice
-    /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise`). Under any other setting
-    /// this is the same as [`None`](Self::None): the kernel uses them always, or never.
-    Transparent,
-    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file is
-    /// filled with [`map_mut`](SealedFile::map_mut) or [`build`](SealedFile::build), for
-    /// `write(2)` does not work on it, its length is a multiple of the page size, and the receiver
-    /// has to [allow it](crate::SealPolicy::allow_hugetlb).
-    HugeTlb(Option<HugePageSize>),
-}
-
-impl HugePages {
-    /// Plain pages are filled fastest with `write(2)`, which never uses huge pages on advice and
-    /// does not work on hugetlbfs.
-    fn are_filled_through_a_mapping(self, len: u64) -> bool {
-        /// No huge page of any processor is smaller.
-        const SMALLEST: u64 = 1 << 20;
-        match self {
-            Self::None => false,
-            Self::Transparent => len >= SMALLEST && sys::huge_pages_on_advice(),
-            Self::HugeTlb(_) => true,
-        }
-    }
-
-    /// hugetlbfs answers a bare `EINVAL` to what it cannot do.
-    pub(crate) fn explain(self, error: io::Error, what: &'static str) -> io::Error {
-        match (self, error.kind()) {
-            (Self::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
-            _ => error,
-        }
-    }
-
-    /// hugetlbfs says "no space left on device" or "out of memory" when its pool is empty.
-    pub(crate) fn explain_lack(self, error: io::Error) -> io::Error {
-        use io::ErrorKind::{OutOfMemory, StorageFull};
-        match (self, error.kind()) {
-            (Self::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {
-                io::Error::new(kind, TooFewHugePages(error))
-            }
-            _ => error,
-        }
-    }
-}
-
-#[derive(Debug, Error)]
-#[error(
-    "too few hugetlb pages are free; more of the default size are added in \
-     /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages"
-)]
-struct TooFewHugePages(#[source] io::Error);
-
-/// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).
-/// Which of them can be had depends on the processor and on how the kernel was started.
-///
-/// # Examples
-///
-/// ```
-/// assert_eq!(sealed_mmap::HugePageSize::Huge1GB.bytes(), 1 << 30);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the names say it")]
-#[repr(u32)]
-pub enum HugePageSize {
-    #[doc(alias = "HUGETLB_FLAG_ENCODE_16KB")]
-    Huge16KB = 14,
-    #[doc(alias = "MFD_HUGE_64KB")]
-    Huge64KB = 16,
-    #[doc(alias = "MFD_HUGE_512KB")]
-    Huge512KB = 19,
-    #[doc(alias = "MFD_HUGE_1MB")]
-    Huge1MB = 20,
-    #[doc(alias = "MFD_HUGE_2MB")]
-    Huge2MB = 21,
-    #[doc(alias = "MFD_HUGE_8MB")]
-    Huge8MB = 23,
-    #[doc(alias = "MFD_HUGE_16MB")]
-    Huge16MB = 24,
-    #[doc(alias = "MFD_HUGE_32MB")]
-    Huge32MB = 25,
-    #[doc(alias = "MFD_HUGE_256MB")]
-    Huge256MB = 28,
-    #[doc(alias = "MFD_HUGE_512MB")]
-    Huge512MB = 29,
-    #[doc(alias = "MFD_HUGE_1GB")]
-    Huge1GB = 30,
-    #[doc(alias = "MFD_HUGE_2GB")]
-    Huge2GB = 31,
-    #[doc(alias = "MFD_HUGE_16GB")]
-    Huge16GB = 34,
-}
-
-impl HugePageSize {
-    /// The size of one page, in bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// assert_eq!(sealed_mmap::HugePageSize::Huge2MB.bytes(), 2 << 20);
-    /// ```
-    pub const fn bytes(self) -> u64 {
-        1 << self.log2()
-    }
-
-    /// The kernel's encoding of the size.
-    pub(crate) const fn log2(self) -> u32 {
-        self as u32
     }
 }

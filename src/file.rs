@@ -187,7 +187,10 @@ impl<S: Shared> SealedFile<S> {
     /// # Errors
     ///
     /// * `Unsupported`: `/proc` is not mounted, or leads to another file.
-    /// * `EACCES`: the mode bits do not let this user read.
+    /// * `EACCES`: the mode bits, or a security policy, do not let this user open it. SELinux as
+    ///   Android has it may keep apps from opening any memfd anew.
+    /// * `InvalidData`: meanwhile somebody has added seals, or length, with which it would not be
+    ///   received any more either (see [`Refusal`](crate::Refusal)).
     /// * `WouldBlock`: somebody holds a write lease on the file (`F_SETLEASE`).
     /// * `EMFILE`, `ENFILE`: no descriptor left.
     ///
@@ -249,7 +252,7 @@ impl<S: State> Seek for SealedFile<S> {
 }
 
 /// Reading at an offset, in every state. Writing succeeds only while the file is [`Unsealed`];
-/// afterwards it is `EPERM`, or `EBADF` through a read-only descriptor.
+/// afterwards it is `EPERM`, `EBADF` through a read-only descriptor, `EINVAL` on hugetlb pages.
 impl<S: State> FileExt for SealedFile<S> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)

@@ -44,7 +44,7 @@
 //! | … | use |
 //! |---|---|
 //! | share bytes that I have | [`SealedFile::from_bytes`] |
-//! | write shared bytes in place | [`SealedFile::build`], or [`create`](SealedFile::create), [`map_mut`](SealedFile::map_mut), [`seal_read_only`](SealedFile::seal_read_only) |
+//! | make shared bytes | [`SealedFile::build`]; in place: [`create`](SealedFile::create), [`map_mut`](SealedFile::map_mut), [`seal_read_only`](SealedFile::seal_read_only) |
 //! | share what a file, pipe or socket holds | [`SealedFile::copy_of`] |
 //! | choose huge pages, or an executable file | [`CreateOptions`] |
 //! | send and receive descriptors | [`socket`] |
@@ -106,6 +106,7 @@ mod copy;
 mod create;
 mod error;
 mod file;
+mod huge_pages;
 pub mod latest;
 mod live;
 mod map;
@@ -116,9 +117,10 @@ pub mod soundness;
 mod state;
 mod sys;
 
-pub use create::{CreateOptions, HugePageSize, HugePages};
+pub use create::CreateOptions;
 pub use error::{OutOfBounds, ReceiveError, Refusal, SealError, SealFailure};
 pub use file::SealedFile;
+pub use huge_pages::{HugePageSize, HugePages};
 pub use live::{LiveMap, Producer};
 pub use map::{ReadOnlyMap, UnsealedMap};
 pub use receive::SealPolicy;

@@ -200,9 +200,13 @@ impl ReadOnlyMap {
     #[doc(alias = "MADV_POPULATE_READ")]
     pub fn populate(&self) -> io::Result<()> {
         let Some(map) = &self.map else { return Ok(()) };
-        let advice = advice::POPULATE_READ.ok_or(io::ErrorKind::Unsupported)?;
+        let unsupported = || {
+            let message = "taking page faults in advance needs Linux 5.14";
+            io::Error::new(io::ErrorKind::Unsupported, message)
+        };
+        let advice = advice::POPULATE_READ.ok_or_else(unsupported)?;
         advise(map, advice).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => io::ErrorKind::Unsupported.into(),
+            io::ErrorKind::InvalidInput => unsupported(),
             _ => error,
         })
     }

@@ -71,8 +71,10 @@ impl SealPolicy {
     /// assert!(matches!(error.reason(), Refusal::Length { len: 5 }));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn untrusted(max_len: u64) -> Self {
-        Self::new().require(Seals::GROW).len(..=max_len).reserve(true)
+    pub const fn untrusted(max_len: u64) -> Self {
+        let mut policy = Self::new().require(Seals::GROW).reserve(true);
+        policy.len = (Bound::Unbounded, Bound::Included(max_len));
+        policy
     }
 
     /// Requires these seals as well.
@@ -84,8 +86,8 @@ impl SealPolicy {
     ///
     /// let cannot_grow = SealPolicy::new().require(Seals::GROW);
     /// ```
-    pub fn require(mut self, seals: Seals) -> Self {
-        self.required |= seals;
+    pub const fn require(mut self, seals: Seals) -> Self {
+        self.required = self.required.union(seals);
         self
     }
 
@@ -98,14 +100,14 @@ impl SealPolicy {
     ///
     /// let executable_or_old_kernel = SealPolicy::new().forbid(Seals::EXEC);
     /// ```
-    pub fn forbid(mut self, seals: Seals) -> Self {
-        self.forbidden |= seals;
+    pub const fn forbid(mut self, seals: Seals) -> Self {
+        self.forbidden = self.forbidden.union(seals);
         self
     }
 
     /// Requires these seals beside the state's own, and refuses every other, unknown ones
-    /// included. A later call replaces an earlier one. Kernels add seals on their own, so this breaks on some: prefer
-    /// [`require`](Self::require).
+    /// included. A later call replaces an earlier one. Kernels add seals on their own, so this
+    /// breaks on some: prefer [`require`](Self::require).
     ///
     /// # Examples
     ///
@@ -114,7 +116,7 @@ impl SealPolicy {
     ///
     /// let exactly = SealPolicy::new().exactly(Seals::GROW | Seals::SEAL | Seals::EXEC);
     /// ```
-    pub fn exactly(mut self, seals: Seals) -> Self {
+    pub const fn exactly(mut self, seals: Seals) -> Self {
         self.only = Some(seals);
         self
     }
@@ -134,7 +136,7 @@ impl SealPolicy {
     }
 
     /// Requires that the file belongs to this user id: whoever created it, unless it was given away
-    /// with `fchown(2)`.
+    /// with `fchown(2)`. That need not be who sent it.
     ///
     /// # Examples
     ///
@@ -143,7 +145,7 @@ impl SealPolicy {
     ///
     /// let from_root = SealPolicy::new().owner(0);
     /// ```
-    pub fn owner(mut self, uid: u32) -> Self {
+    pub const fn owner(mut self, uid: u32) -> Self {
         self.owner = Some(uid);
         self
     }
@@ -158,7 +160,7 @@ impl SealPolicy {
     ///
     /// let never_sigbus = SealPolicy::new().len(..=1 << 20).reserve(true);
     /// ```
-    pub fn reserve(mut self, reserve: bool) -> Self {
+    pub const fn reserve(mut self, reserve: bool) -> Self {
         self.reserve = reserve;
         self
     }
@@ -173,7 +175,7 @@ impl SealPolicy {
     ///
     /// let policy = SealPolicy::untrusted(1 << 30).allow_hugetlb(true);
     /// ```
-    pub fn allow_hugetlb(mut self, allow: bool) -> Self {
+    pub const fn allow_hugetlb(mut self, allow: bool) -> Self {
         self.allow_hugetlb = allow;
         self
     }

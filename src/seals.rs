@@ -191,7 +191,9 @@ pub(crate) fn expect_enforced(present: Seals) -> Result<(), (SealFailure, io::Er
     if write_seal_is_enforced(present) {
         return Ok(());
     }
-    let message = format!("this kernel does not enforce the write seal among {present}");
+    let message = format!(
+        "this kernel does not enforce the write seal among {present}; copy the file instead"
+    );
     Err((SealFailure::Other, io::Error::other(message)))
 }
 

@@ -1,11 +1,10 @@
-//! Every system call, and every difference between operating systems. No policy.
+//! System calls, and every difference between operating systems. No policy.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::path::Arg;
 // Elsewhere these are left out whole, and rustc is silent about what a module with a
 // `compile_error!` lacks: its sentence is then the only error.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
@@ -16,7 +15,7 @@ pub(crate) use rustix::{
 };
 
 use crate::state::Extent;
-use crate::{HugePageSize, Seals};
+use crate::{HugePages, Seals};
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 compile_error!("sealed-mmap needs file seals, which only Linux, Android and FreeBSD have");
@@ -25,14 +24,14 @@ compile_error!("sealed-mmap needs file seals, which only Linux, Android and Free
 pub(crate) struct Memfd {
     pub(crate) executable: bool,
     pub(crate) allow_sealing: bool,
-    pub(crate) huge_tlb: Option<Option<HugePageSize>>,
+    pub(crate) huge_pages: HugePages,
 }
 
 impl Memfd {
-    pub(crate) fn create(&self, name: impl Arg + Copy) -> io::Result<File> {
+    pub(crate) fn create(&self, name: &[u8]) -> io::Result<File> {
         let mut flags = MemfdFlags::CLOEXEC;
         flags.set(MemfdFlags::ALLOW_SEALING, self.allow_sealing);
-        if let Some(size) = self.huge_tlb {
+        if let HugePages::HugeTlb(size) = self.huge_pages {
             let size = size.map_or(0, |size| size.log2() << MFD_HUGE_SHIFT);
             flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
         }
@@ -263,8 +262,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Whether shared memory gets transparent huge pages where `MADV_HUGEPAGE` asks for them. Under
-/// every other setting the advice changes nothing.
+/// Whether shared memory gets transparent huge pages where `MADV_HUGEPAGE` asks for them, and only
+/// there: under other settings `write(2)` gets as many, or nobody does.
 pub(crate) fn huge_pages_on_advice() -> bool {
     static ON_ADVICE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *ON_ADVICE.get_or_init(|| {
@@ -332,7 +331,8 @@ pub(crate) mod futex {
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn wait(_: &AtomicU32, _: u32, _: Option<Duration>) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+        let message = "sleeping until a publisher wakes needs Linux or Android";
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -175,8 +175,9 @@ impl SealedFile<ReadOnlySealed> {
     ///
     /// # Errors
     ///
-    /// * `ENOMEM`: no address space or no mapping left. `ENFILE`, `EMFILE`: no descriptor left, where
-    ///   the kernel makes opening the file anew necessary (hugetlb pages, before Linux 6.7).
+    /// * `ENOMEM`: no address space or no mapping left.
+    /// * Those of [`open_read_only`](Self::open_read_only), for hugetlb pages before Linux 6.7, which
+    ///   makes that necessary.
     /// * `FileTooLarge`: the length does not fit into the address space (32-bit); use
     ///   [`map_range`](Self::map_range).
     ///

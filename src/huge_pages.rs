@@ -1,0 +1,137 @@
+//! Pages larger than plain ones.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::sys;
+
+/// The pages that a file is made of.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{CreateOptions, HugePageSize, HugePages};
+///
+/// let size = HugePageSize::Huge2MB;
+/// let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(Some(size)));
+/// match options.build("tables", size.bytes(), |bytes| Ok(bytes.fill(1))) {
+///     Ok(file) => assert_eq!(file.len()?, 2 << 20),
+///     Err(error) => eprintln!("no huge page to be had here: {error}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HugePages {
+    /// Plain pages.
+    #[default]
+    None,
+    /// Transparent huge pages, where the kernel gives them on advice
+    /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise`). Under any other setting
+    /// this is the same as [`None`](Self::None): the kernel uses them whenever it can, or never.
+    Transparent,
+    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file is
+    /// filled with [`map_mut`](crate::SealedFile::map_mut) or [`build`](crate::SealedFile::build), for
+    /// `write(2)` does not work on it, its length is a multiple of the page size, and the receiver
+    /// has to [allow it](crate::SealPolicy::allow_hugetlb).
+    HugeTlb(Option<HugePageSize>),
+}
+
+impl HugePages {
+    /// Plain pages are filled fastest with `write(2)`, which never uses huge pages on advice and
+    /// does not work on hugetlbfs.
+    pub(crate) fn are_filled_through_a_mapping(self, len: u64) -> bool {
+        /// No huge page of any processor is smaller.
+        const SMALLEST: u64 = 1 << 20;
+        match self {
+            Self::None => false,
+            Self::Transparent => len >= SMALLEST && sys::huge_pages_on_advice(),
+            Self::HugeTlb(_) => true,
+        }
+    }
+
+    /// hugetlbfs answers a bare `EINVAL` to what it cannot do.
+    pub(crate) fn explain(self, error: io::Error, what: &'static str) -> io::Error {
+        match (self, error.kind()) {
+            (Self::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
+            _ => error,
+        }
+    }
+
+    /// hugetlbfs says "no space left on device" or "out of memory" when its pool is empty.
+    pub(crate) fn explain_lack(self, error: io::Error) -> io::Error {
+        use io::ErrorKind::{OutOfMemory, StorageFull};
+        match (self, error.kind()) {
+            (Self::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {
+                io::Error::new(kind, TooFewHugePages(error))
+            }
+            _ => error,
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+#[error(
+    "too few hugetlb pages are free; more of the default size are added in \
+     /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages"
+)]
+struct TooFewHugePages(#[source] io::Error);
+
+/// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).
+/// Which of them can be had depends on the processor and on how the kernel was started.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(sealed_mmap::HugePageSize::Huge1GB.bytes(), 1 << 30);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it")]
+#[repr(u32)]
+pub enum HugePageSize {
+    #[doc(alias = "HUGETLB_FLAG_ENCODE_16KB")]
+    Huge16KB = 14,
+    #[doc(alias = "MFD_HUGE_64KB")]
+    Huge64KB = 16,
+    #[doc(alias = "MFD_HUGE_512KB")]
+    Huge512KB = 19,
+    #[doc(alias = "MFD_HUGE_1MB")]
+    Huge1MB = 20,
+    #[doc(alias = "MFD_HUGE_2MB")]
+    Huge2MB = 21,
+    #[doc(alias = "MFD_HUGE_8MB")]
+    Huge8MB = 23,
+    #[doc(alias = "MFD_HUGE_16MB")]
+    Huge16MB = 24,
+    #[doc(alias = "MFD_HUGE_32MB")]
+    Huge32MB = 25,
+    #[doc(alias = "MFD_HUGE_256MB")]
+    Huge256MB = 28,
+    #[doc(alias = "MFD_HUGE_512MB")]
+    Huge512MB = 29,
+    #[doc(alias = "MFD_HUGE_1GB")]
+    Huge1GB = 30,
+    #[doc(alias = "MFD_HUGE_2GB")]
+    Huge2GB = 31,
+    #[doc(alias = "MFD_HUGE_16GB")]
+    Huge16GB = 34,
+}
+
+impl HugePageSize {
+    /// The size of one page, in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(sealed_mmap::HugePageSize::Huge2MB.bytes(), 2 << 20);
+    /// ```
+    pub const fn bytes(self) -> u64 {
+        1 << self.log2()
+    }
+
+    /// The kernel's encoding of the size.
+    pub(crate) const fn log2(self) -> u32 {
+        self as u32
+    }
+}
