@@ -268,13 +268,16 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
     let from_bytes = || SealedFile::from_bytes("no room", b"bytes").map(drop);
     let build = || SealedFile::build("no room", 5, |_| Ok(())).map(drop);
     let copy_of = || SealedFile::copy_of("no room", &source, 5).map(drop);
+    let (pipe, _) = rustix::pipe::pipe().unwrap();
+    let copy_of_a_stream = || SealedFile::copy_of("no room", &pipe, 5).map(drop);
     let try_clone = || source.try_clone().map(drop);
     let open_read_only = || source.open_read_only().map(drop);
-    let makers: [(&dyn Fn() -> io::Result<()>, u64); 6] = [
+    let makers: [(&dyn Fn() -> io::Result<()>, u64); 7] = [
         (&create, 1),
         (&from_bytes, 1),
         (&build, 1),
-        (&copy_of, 2),
+        (&copy_of, 1),
+        (&copy_of_a_stream, 2),
         (&try_clone, 1),
         (&open_read_only, 1),
     ];
