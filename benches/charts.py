@@ -30,7 +30,7 @@ COLOURS = {
     "pipe": "#009e73",
     "Unix socket": "#b58900",
 }
-SHADES = {4 * KIB: "#fdd0a2", 64 * KIB: "#fdae6b", MIB: "#f16913", 64 * MIB: "#a63603"}
+SHADES = {4 * KIB: "#9ecae1", MIB: "#4292c6", 64 * MIB: "#08519c"}
 
 
 def size_name(size):
@@ -46,15 +46,13 @@ def time_name(nanoseconds):
     return f"{nanoseconds:.3g} ns"
 
 
-def ratio_of(result):
-    """By CPU time where wall clock does not repeat well."""
-    return result["cpu"] if result["size"] >= 64 * MIB else result["wall"]
-
-
 def measured():
-    results = [json.loads(path.read_text()) for path in TARGET.glob("criterion/*/*/*/ratio.json")]
-    if not results:
+    """What was measured within a day of the newest result."""
+    found = [(path.stat().st_mtime, path) for path in TARGET.glob("criterion/*/*/*/ratio.json")]
+    if not found:
         raise SystemExit(f"nothing measured under {TARGET}/criterion: run `cargo bench` first")
+    newest = max(found)[0]
+    results = [json.loads(path.read_text()) for time, path in found if time > newest - 24 * 3600]
     return sorted(results, key=lambda r: (r["question"], r["baseline"], r["size"]))
 
 
@@ -95,7 +93,7 @@ def spread(wanted, gap, low, high):
     return result
 
 
-def lines(file, title, subtitle, series, colours, names_left=False):
+def lines(file, title, subtitle, series, colours, names_left=False, per=""):
     """Both axes logarithmic; every line carries its name at the end where they lie apart."""
     width, height = 900, 500
     left, right, top, bottom = (200, 816, 84, 444) if names_left else (84, 700, 84, 444)
@@ -103,7 +101,7 @@ def lines(file, title, subtitle, series, colours, names_left=False):
     name_at, name_anchor, away = (left, "end", -1) if names_left else (right, "start", 1)
     sizes = sorted({size for points in series.values() for size in points})
     values = [value for points in series.values() for value in points.values()]
-    low, high = math.log10(min(values)) - 0.08, math.log10(max(values)) + 0.08
+    low, high = math.log10(min(values)) - 0.3, math.log10(max(values)) + 0.08
     first, last = math.log2(sizes[0]), math.log2(sizes[-1])
 
     def x(size):
@@ -120,7 +118,7 @@ def lines(file, title, subtitle, series, colours, names_left=False):
             parts.append(
                 f'<line x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="{GRID}"/>'
             )
-            parts.append(text(tick_at, y(tick) + 4, time_name(tick), tick_anchor, 12, SOFT))
+            parts.append(text(tick_at, y(tick) + 4, time_name(tick) + per, tick_anchor, 12, SOFT))
     for size in sizes:
         parts.append(
             f'<line x1="{x(size):.1f}" x2="{x(size):.1f}" y1="{top}" y2="{bottom}" stroke="{GRID}"/>'
@@ -142,6 +140,11 @@ def lines(file, title, subtitle, series, colours, names_left=False):
             parts.append(
                 f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="{4.5 if strong else 3}" fill="{colour}"/>'
             )
+        if strong:
+            for size, value in (points[0], points[-1]):
+                parts.append(
+                    text(x(size), y(value) + 22, time_name(value) + per, "middle", 12, colour, "bold")
+                )
         parts.append(
             f'<line x1="{name_at + 7 * away}" x2="{name_at + 22 * away}" y1="{end:.1f}"'
             f' y2="{label:.1f}" stroke="{colour}" stroke-width="0.8"/>'
@@ -157,27 +160,30 @@ def contestant_of(result):
     return result["baseline"] + result["question"].removeprefix("handoff")
 
 
-def bars(name, results):
+CONTESTANTS = {
+    "by hand": "the same calls, with unsafe",
+    "memfile + memmap2": "checks two seals",
+    "memfd + memmap2": "checks two seals",
+    "safe-mmap": "checks three seals",
+    "shm_open + write": "the writer can go on writing",
+    "shm_open + mmap": "the writer can go on writing",
+    "shmem-ipc": "checks three seals",
+    "pipe": "a copy",
+    "Unix socket": "a copy",
+    "pipe to 8 readers": f"1 = {SUBJECT} to 8 readers",
+    "Unix socket to 8 readers": f"1 = {SUBJECT} to 8 readers",
+}
+
+
+def bars(name, results, contestants):
     """How long the others take, with the subject as the unit."""
-    order = {
-        "by hand": "the same calls, with unsafe",
-        "memfile + memmap2": "map_if_safe",
-        "memfd + memmap2": "map_if_safe",
-        "safe-mmap": "two checks fewer",
-        "shmem-ipc": "seals what it is sent",
-        "shm_open + write": "anybody can still write",
-        "shm_open + mmap": "anybody can still write",
-        "Unix socket": "a copy",
-        "pipe": "a copy",
-        "Unix socket to 8 readers": "a copy for each",
-        "pipe to 8 readers": "a copy for each",
-    }
+    found = {(contestant_of(r), r["size"]): 1 / r["ratio"] for r in results}
     sizes = list(SHADES)
-    bar, gap, left, top, right = 12, 16, 196, 112, 860
+    bar, gap, left, top, right = 13, 20, 210, 132, 860
     block = bar * len(sizes) + gap
-    height = top + block * len(order) + 40
-    longest = max(1 / ratio_of(result) for result in results if result["size"] in SHADES)
-    scale = (right - left) / max(2.0, math.ceil(longest * 4) / 4)
+    height = top + block * len(contestants) + 8
+    shown = [found[key] for key in found if key[0] in contestants and key[1] in sizes]
+    scale = (right - left) / max(2.0, math.ceil(max(shown) * 4) / 4)
 
     parts = []
     at = 24.0
@@ -185,25 +191,24 @@ def bars(name, results):
         parts.append(f'<rect x="{at}" y="74" width="14" height="14" fill="{SHADES[size]}"/>')
         parts.append(text(at + 20, 86, size_name(size), size=12, fill=SOFT))
         at += 92
-    ticks = [0.5 * step for step in range(0, int((right - left) / scale / 0.5) + 1)]
-    for tick in ticks:
+    for tick in (0.5 * step for step in range(0, int((right - left) / scale / 0.5) + 1)):
         x = left + tick * scale
+        strong = tick == 1
         parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{height - 40}"'
-            f' stroke="{INK if tick == 1 else GRID}" stroke-width="{1.5 if tick == 1 else 1}"/>'
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{height - 12}"'
+            f' stroke="{COLOURS[SUBJECT] if strong else GRID}" stroke-width="{2 if strong else 1}"/>'
         )
-        label = f"1 = {SUBJECT}" if tick == 1 else f"{tick:g}"
-        parts.append(text(x, height - 20, label, "middle", 12, INK if tick == 1 else SOFT))
-    for row, (contestant, note) in enumerate(order.items()):
+        label, fill = (SUBJECT, COLOURS[SUBJECT]) if strong else (f"{tick:g}", SOFT)
+        weight = "bold" if strong else "normal"
+        parts.append(text(x, top - 14, label, "middle", 12, fill, weight))
+    for row, contestant in enumerate(contestants):
         y = top + row * block
         middle = y + bar * len(sizes) / 2
         parts.append(text(left - 12, middle - 2, contestant, "end"))
-        parts.append(text(left - 12, middle + 14, note, "end", 11, SOFT))
+        parts.append(text(left - 12, middle + 14, CONTESTANTS[contestant], "end", 11, SOFT))
         for line, size in enumerate(sizes):
-            found = [r for r in results if contestant_of(r) == contestant and r["size"] == size]
-            if not found:
+            if (value := found.get((contestant, size))) is None:
                 continue
-            value = 1 / ratio_of(found[0])
             parts.append(
                 f'<rect x="{left}" y="{y + line * bar}" width="{value * scale:.1f}" height="{bar - 1}"'
                 f' fill="{SHADES[size]}"/>'
@@ -217,21 +222,21 @@ def bars(name, results):
         name,
         900,
         height,
-        "Handing bytes to a reader: what the others take",
-        f"create, fill, seal, receive, map, read, drop; in units of {SUBJECT}'s time, longer is slower",
+        f"Time to hand bytes to a reader, {SUBJECT} = 1",
+        "create, fill, seal, receive, map, read, drop; a longer bar is slower",
         parts,
     )
 
 
 def table(results):
     has_target = results[0]["target"] is not None
-    rows = ["| | compared with | size | takes | of its | ratio | fifths of the run |"]
+    rows = [f"| | compared with | size | {SUBJECT} | the other | ratio | fifths of the run |"]
     rows[0] += " target | |" if has_target else ""
     rows.append("|---" * (9 if has_target else 7) + "|")
     for result in results:
-        ratio, target = ratio_of(result), result["target"]
+        ratio, target = result["ratio"], result["target"]
         met = has_target and ("met" if round(ratio, 3) <= target else "**missed**")
-        by_cpu = " (CPU)" if result["size"] >= 64 * MIB else ""
+        by_cpu = " (CPU)" if result["clock"] == "CPU" else ""
         rows.append(
             f"| {result['question']} | {result['baseline']} | {size_name(result['size'])}"
             f" | {time_name(result['subject_ns'])} | {time_name(result['baseline_ns'])}"
@@ -241,33 +246,12 @@ def table(results):
     return "\n".join(rows)
 
 
-def live():
-    """Criterion's own figures, taken one after the other."""
-    rows = ["| | compared with | size | takes | of its | ratio | target | |"]
-    rows.append("|---|---|---|---|---|---|---|---|")
-
-    def median(size, way):
-        path = TARGET / "criterion" / f"{size}, aligned" / way / "new" / "estimates.json"
-        return json.loads(path.read_text())["median"]["point_estimate"]
-
-    for size, target in (("4 KiB", 1.2), ("1 MiB", 1.1)):
-        for way, loop in (("read_at", "loop that loads"), ("write_at", "loop that stores")):
-            own, other = median(size, way), median(size, loop)
-            met = "met" if round(own / other, 3) <= target else "**missed**"
-            rows.append(
-                f"| {way} | {loop} | {size} | {time_name(own)} | {time_name(other)}"
-                f" | {own / other:.3f} | {target:.2f} | {met} |"
-            )
-    return "\n".join(rows)
-
-
 def machine():
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout
     memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-    policy = re.search(
-        r"\[(.*)\]", Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
-    )
+    setting = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    policy = re.search(r"\[(.*)\]", setting.read_text() if setting.exists() else "[absent]")
     return (
         f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} CPUs,"
         f" {int(memory[1]) / MIB:.0f} GiB; Linux {platform.release().split('-')[0]},"
@@ -294,18 +278,22 @@ def main():
     own = {r["size"]: r["baseline_ns"] for r in handoff if r["baseline"] == SUBJECT}
     times = {}
     for result in handoff:
-        if (size := result["size"]) in SHADES:
-            time = own[size] / ratio_of(result)
-            times.setdefault(result["baseline"], {})[size] = time / size * KIB
+        size = result["size"]
+        time = own[size] / result["ratio"]
+        times.setdefault(result["baseline"], {})[size] = time / size * KIB
     lines(
         "handoff.svg",
         "Handing bytes to a reader",
-        "create, fill, seal, receive, map, read, drop: time of one handoff, for each KiB of its size",
+        "create, fill, seal, receive, map, read, drop: time for each KiB",
         times,
         COLOURS,
         names_left=True,
+        per="/KiB",
     )
-    bars("ratios.svg", [r for r in results if r["question"].startswith("handoff")])
+    handoffs = [r for r in results if r["question"].startswith("handoff")]
+    bars("ratios.svg", handoffs, CONTESTANTS)
+    few = ["by hand", "memfile + memmap2", "shm_open + write", "shm_open + mmap", "shmem-ipc", "pipe"]
+    bars("speed.svg", handoffs, few)
 
     receive = {}
     for result in results:
@@ -315,8 +303,8 @@ def main():
         if (result["question"], result["baseline"]) == ("receive, untrusted", "by hand"):
             receive.setdefault("untrusted: reserved", {})[result["size"]] = result["subject_ns"]
         if (result["question"], result["baseline"]) == ("handoff", "pipe"):
-            receive.setdefault("pipe: copied and read", {})[result["size"]] = result["baseline_ns"]
-    colours = {**COLOURS, "untrusted: reserved": "#0072b2", "pipe: copied and read": "#009e73"}
+            receive.setdefault("a pipe, for scale: all of it", {})[result["size"]] = result["baseline_ns"]
+    colours = {**COLOURS, "untrusted: reserved": "#0072b2", "a pipe, for scale: all of it": "#009e73"}
     lines(
         "receive.svg",
         "Receiving and mapping a sealed file",
@@ -329,7 +317,6 @@ def main():
     page = path.read_text()
     page = fill_in(page, "machine", machine())
     page = fill_in(page, "targets", table([r for r in results if r["target"] is not None]))
-    page = fill_in(page, "live", live())
     page = fill_in(page, "others", table([r for r in results if r["target"] is None]))
     if shutil.which("strace") and shutil.which("valgrind"):
         page = fill_in(page, "counts", counts().strip())

@@ -8,12 +8,15 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::FallocateFlags;
+use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{SealPolicy, SealedFile};
 use sealed_mmap_benches::NAME;
 use sealed_mmap_benches::hand::{self, Map};
@@ -47,7 +50,7 @@ static BYTES: [u8; 4096] = [7; 4096];
 type Rounds = fn(u64) -> Result<(), Failure>;
 
 /// Every operation, done by the crate and by hand.
-const OPERATIONS: [(&str, Rounds, Rounds); 6] = [
+const OPERATIONS: [(&str, Rounds, Rounds); 7] = [
     (
         "`from_bytes`",
         |rounds| repeat(rounds, || Ok(SealedFile::from_bytes(NAME, &BYTES)?)),
@@ -62,7 +65,13 @@ const OPERATIONS: [(&str, Rounds, Rounds); 6] = [
     (
         "`build`",
         |rounds| repeat(rounds, || Ok(SealedFile::build(NAME, 4096, fill)?)),
-        built_in_place,
+        |rounds| {
+            repeat(rounds, || {
+                let file = hand::memfd()?;
+                hand::write_all(&file, &*black_box(Box::new(BYTES)))?;
+                Ok(hand::seal(&file)?)
+            })
+        },
     ),
     (
         "`create`, write, `seal_read_only`",
@@ -111,6 +120,23 @@ const OPERATIONS: [(&str, Rounds, Rounds); 6] = [
             })
         },
     ),
+    (
+        "`send_fds`, `recv_fd`",
+        |rounds| {
+            let (here, there) = UnixStream::pair()?;
+            repeat(rounds, || {
+                send_fds(&here, b"x", &[here.as_fd()])?;
+                Ok(recv_fd(&there, &mut [0])?)
+            })
+        },
+        |rounds| {
+            let (here, there) = UnixStream::pair()?;
+            repeat(rounds, || {
+                hand::send(&here, here.as_fd())?;
+                Ok(hand::receive(&there)?)
+            })
+        },
+    ),
 ];
 
 fn repeat<T>(rounds: u64, mut work: impl FnMut() -> Result<T, Failure>) -> Result<(), Failure> {
@@ -120,14 +146,6 @@ fn repeat<T>(rounds: u64, mut work: impl FnMut() -> Result<T, Failure>) -> Resul
 fn fill(bytes: &mut [u8]) -> std::io::Result<()> {
     bytes[..BYTES.len()].copy_from_slice(&BYTES);
     Ok(())
-}
-
-fn built_in_place(rounds: u64) -> Result<(), Failure> {
-    repeat(rounds, || {
-        let file = hand::memfd()?;
-        hand::fill_mapped(&file, &BYTES)?;
-        Ok(hand::seal(&file)?)
-    })
 }
 
 fn received(rounds: u64, policy: &SealPolicy) -> Result<(), Failure> {
@@ -181,6 +199,14 @@ fn under(tool: &[&str], operation: usize, way: usize, rounds: u64) -> Result<Str
     if done.status.success() { Ok(log) } else { Err(format!("{program}: {log}").into()) }
 }
 
+fn allocations(operation: Rounds) -> Result<u64, Failure> {
+    of_a_round(|rounds| {
+        let before = ALLOCATIONS.load(Relaxed);
+        operation(rounds)?;
+        Ok(ALLOCATIONS.load(Relaxed) - before)
+    })
+}
+
 fn system_calls(operation: usize, way: usize) -> Result<u64, Failure> {
     of_a_round(|rounds| {
         Ok(under(&["strace", "-qq"], operation, way, rounds)?.lines().count() as u64)
@@ -208,20 +234,19 @@ fn main() -> Result<(), Failure> {
         return [subject, by_hand][way as usize](rounds);
     }
 
-    println!("| 4 KiB | system calls | by hand | allocations | instructions | by hand |");
-    println!("|---|---|---|---|---|---|");
-    for (operation, (name, subject, _)) in OPERATIONS.into_iter().enumerate() {
-        let allocations = of_a_round(|rounds| {
-            let before = ALLOCATIONS.load(Relaxed);
-            subject(rounds)?;
-            Ok(ALLOCATIONS.load(Relaxed) - before)
-        })?;
-        let [calls, calls_by_hand] = [0, 1].map(|way| system_calls(operation, way));
-        let [own, own_by_hand] = [0, 1].map(|way| instructions(operation, way));
-        println!(
-            "| {name} | {} | {} | {allocations} | {} | {} |",
-            calls?, calls_by_hand?, own?, own_by_hand?
-        );
+    println!("| 4 KiB | system calls | by hand | allocations | by hand | instructions | by hand |");
+    println!("|---|---|---|---|---|---|---|");
+    for (operation, (name, subject, by_hand)) in OPERATIONS.into_iter().enumerate() {
+        print!("| {name} |");
+        for count in [
+            [0, 1].map(|way| system_calls(operation, way)),
+            [subject, by_hand].map(allocations),
+            [0, 1].map(|way| instructions(operation, way)),
+        ] {
+            let [own, by_hand] = count;
+            print!(" {} | {} |", own?, by_hand?);
+        }
+        println!();
     }
     Ok(())
 }

@@ -7,11 +7,13 @@ use std::os::fd::OwnedFd;
 use criterion::{Criterion, criterion_group, criterion_main};
 use sealed_mmap::{CreateOptions, HugePages, SealPolicy, SealedFile};
 use sealed_mmap_benches::hand;
-use sealed_mmap_benches::{Case, MIB, NAME, SIZES, Sample, page_aligned, read, stay_on_cpu, timed};
+use sealed_mmap_benches::{
+    Case, MIB, NAME, Sample, page_aligned, read, sizes_with_one_gib, stay_on_cpu, timed,
+};
 
 fn from_bytes(criterion: &mut Criterion) {
-    stay_on_cpu(0).expect("CPU 0 can be used");
-    for size in SIZES {
+    stay_on_cpu(0);
+    for size in sizes_with_one_gib() {
         let bytes = page_aligned(size);
         let subject = || timed(|| SealedFile::from_bytes(NAME, &bytes).expect("a file"));
         let case = |baseline| Case { question: "from_bytes", baseline, size, target: None };
@@ -22,7 +24,7 @@ fn from_bytes(criterion: &mut Criterion) {
 
 /// In place, or up to 1 MiB through a buffer that the allocator has at hand.
 fn build(criterion: &mut Criterion) {
-    for size in SIZES {
+    for size in sizes_with_one_gib() {
         let bytes = page_aligned(size);
         let subject = || {
             timed(|| {
@@ -65,7 +67,7 @@ fn sealed_with(fill: impl FnOnce(&OwnedFd) -> rustix::io::Result<()>) -> OwnedFd
 fn copy_of(criterion: &mut Criterion) {
     let directory = std::env::temp_dir();
     let path = directory.join(format!("sealed-mmap-bench-{}", std::process::id()));
-    for size in SIZES {
+    for size in sizes_with_one_gib() {
         std::fs::write(&path, page_aligned(size)).expect("room for a file");
         let source = File::open(&path).expect("it was just written");
         let subject = || timed(|| SealedFile::copy_of(NAME, &source, u64::MAX).expect("a copy"));

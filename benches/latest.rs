@@ -1,232 +1,237 @@
-//! What does it cost to publish a value of 4 KiB and to read it, and how soon does a sleeping reader
-//! have it? mmap-sync (an unsafe crate for the same purpose), a mutex and a pipe do the same work in
-//! the same run: each copies the value in, and out again into a vector.
+//! What does it cost to publish a value of 4 KiB and to read it? mmap-sync (an unsafe crate for the
+//! same purpose), a mutex and a pipe do the same work: each copies the value in, and out again into
+//! a vector.
 //!
-//! Compare like with like: `latest` wakes sleeping readers, as a pipe and a mutex with a condition
-//! variable do (which wakes only within one process, and so costs the kernel less); "quietly" does
-//! not, like mmap-sync and a bare mutex.
+//! Like is compared with like. `publish` and `wait` let a reader sleep, as a pipe does, and a mutex
+//! with a condition variable, which works within one process alone and so costs the kernel less.
+//! `publish_quietly` is for readers that look for themselves, as mmap-sync and a bare mutex are.
 //!
-//! * "in turn": one thread publishes and reads, so nothing is ever contended, the best case of a
-//!   mutex: two copies, and two locks that are free.
-//! * "during": one side, while a thread does nothing but the other. What makes the other side wait
-//!   looks good here; mmap-sync's publisher waits for readers, and a mutex makes each wait for the
-//!   other. A value of a pipe is read once, the others as often as one likes.
-//! * "woken": from just before publishing to when a sleeping reader in another thread has the value.
+//! * "in turn": one thread publishes and reads. Nobody ever waits, the best case of a mutex: two
+//!   copies, and two locks that are free.
+//! * "between threads": two threads answer each other, for which they have two channels.
 
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion};
+use criterion::{Criterion, criterion_group, criterion_main};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use mmap_sync::synchronizer::Synchronizer;
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap_benches::{Case, Sample, timed_each};
 
 const LEN: usize = 4096;
+const TIMES: u32 = 100;
 
-type Publish = Box<dyn FnMut(&[u8]) + Send>;
-type Get = Box<dyn FnMut(&mut Vec<u8>) + Send>;
-type Contender = fn() -> (Publish, Get);
+/// Publishes a value, which begins with a number greater than that of any before.
+type Publish = Box<dyn FnMut(&Vec<u8>) + Send>;
+/// Gets a newer value than the last, waiting for one if need be.
+type Next = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+type Channel = (Publish, Next);
+type Contender = (&'static str, fn() -> Channel);
 
-fn latest() -> (Publish, Get) {
-    let (mut publisher, get) = pair();
-    (Box::new(move |value| _ = publisher.publish(value)), get)
+fn number(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(0, |number| u64::from_ne_bytes(*number))
 }
 
-fn latest_quietly() -> (Publish, Get) {
-    let (mut publisher, get) = pair();
-    (Box::new(move |value| _ = publisher.publish_quietly(value)), get)
-}
-
-fn pair() -> (Publisher, Get) {
+fn pair() -> (Publisher, Subscriber) {
     let publisher = Publisher::create("bench", LEN).unwrap();
-    let mut subscriber = Subscriber::open(publisher.file()).unwrap();
-    (publisher, Box::new(move |value| drop(subscriber.latest(value))))
+    let subscriber = Subscriber::open(publisher.file()).unwrap();
+    (publisher, subscriber)
+}
+
+fn latest() -> Channel {
+    let (mut publisher, mut subscriber) = pair();
+    let mut seen = 0;
+    let next = move |value: &mut Vec<u8>| {
+        assert_eq!(subscriber.wait(seen, Duration::MAX).unwrap(), Waited::Newer);
+        seen = subscriber.latest(value).unwrap().unwrap();
+    };
+    (Box::new(move |value| _ = publisher.publish(value).unwrap()), Box::new(next))
+}
+
+fn latest_quietly() -> Channel {
+    let (mut publisher, mut subscriber) = pair();
+    let mut seen = None;
+    let next = move |value: &mut Vec<u8>| {
+        loop {
+            let number = subscriber.latest(value).unwrap();
+            if number > seen {
+                return seen = number;
+            }
+        }
+    };
+    (Box::new(move |value| _ = publisher.publish_quietly(value).unwrap()), Box::new(next))
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))] // where it is a dependency
-fn mmap_sync() -> (Publish, Get) {
-    let path = mmap_sync_path();
+fn mmap_sync() -> Channel {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    static CREATED: AtomicU32 = AtomicU32::new(0);
+
+    let path = format!("{}-{}", mmap_sync_path(), CREATED.fetch_add(1, Relaxed));
     let (mut writer, mut reader) =
         (Synchronizer::new(path.as_ref()), Synchronizer::new(path.as_ref()));
     let grace = Duration::from_secs(1);
-    let publish = move |value: &[u8]| {
-        writer.write(&value.to_vec(), grace).unwrap();
+    let publish = move |value: &Vec<u8>| {
+        writer.write(value, grace).unwrap();
     };
-    let get = move |value: &mut Vec<u8>| {
-        #[allow(unsafe_code, reason = "its files are trusted here, which is what it asks for")]
-        // SAFETY: only the writer above changes the files.
-        let read = unsafe { reader.read::<Vec<u8>>(false) };
-        if let Ok(read) = read {
-            value.clear();
-            value.extend_from_slice(&read);
+    let next = move |value: &mut Vec<u8>| {
+        loop {
+            #[allow(unsafe_code, reason = "its files are trusted here, which is what it asks for")]
+            // SAFETY: only the writer above changes the files.
+            let read = unsafe { reader.read::<Vec<u8>>(false) };
+            // Before the first value there is nothing to read.
+            if let Ok(read) = read
+                && number(&read) > number(value)
+            {
+                value.clear();
+                return value.extend_from_slice(&read);
+            }
         }
     };
-    (Box::new(publish), Box::new(get))
+    (Box::new(publish), Box::new(next))
 }
 
 fn mmap_sync_path() -> String {
-    format!("/dev/shm/bench-{}", std::process::id())
+    format!("/dev/shm/sealed-mmap-bench-{}", std::process::id())
 }
 
-fn mutex() -> (Publish, Get) {
+fn mutex() -> Channel {
     let writer = Arc::new(Mutex::new(vec![0; LEN]));
-    let get = get_locked(Arc::clone(&writer));
-    (Box::new(move |value| writer.lock().unwrap().copy_from_slice(value)), get)
-}
-
-fn mutex_and_condvar() -> (Publish, Get) {
-    let writer = Arc::new(Mutex::new(vec![0; LEN]));
-    let get = get_locked(Arc::clone(&writer));
-    let condvar = Condvar::new();
-    let publish = move |value: &[u8]| {
-        writer.lock().unwrap().copy_from_slice(value);
-        condvar.notify_all();
+    let reader = Arc::clone(&writer);
+    let next = move |value: &mut Vec<u8>| {
+        loop {
+            let shared = reader.lock().unwrap();
+            if number(&shared) > number(value) {
+                value.clear();
+                return value.extend_from_slice(&shared);
+            }
+        }
     };
-    (Box::new(publish), get)
+    (Box::new(move |value| writer.lock().unwrap().copy_from_slice(value)), Box::new(next))
 }
 
-fn get_locked(shared: Arc<Mutex<Vec<u8>>>) -> Get {
-    Box::new(move |value| {
-        let shared = shared.lock().unwrap();
+fn mutex_and_condvar() -> Channel {
+    let writer = Arc::new((Mutex::new(vec![0; LEN]), Condvar::new()));
+    let reader = Arc::clone(&writer);
+    let publish = move |value: &Vec<u8>| {
+        writer.0.lock().unwrap().copy_from_slice(value);
+        writer.1.notify_all();
+    };
+    let next = move |value: &mut Vec<u8>| {
+        let (shared, newer) = &*reader;
+        let is_old = |shared: &mut Vec<u8>| number(shared) <= number(value);
+        let shared = newer.wait_while(shared.lock().unwrap(), is_old).unwrap();
         value.clear();
         value.extend_from_slice(&shared);
-    })
+    };
+    (Box::new(publish), Box::new(next))
 }
 
-fn pipe() -> (Publish, Get) {
+fn pipe() -> Channel {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let (mut reader, mut writer) = (File::from(reader), File::from(writer));
-    let publish = move |value: &[u8]| drop(writer.write_all(value)); // fails when the reader has gone
-    let get = move |value: &mut Vec<u8>| {
+    let next = move |value: &mut Vec<u8>| {
         value.resize(LEN, 0);
-        let _ = reader.read_exact(value); // fails when the writer has gone
+        reader.read_exact(value).unwrap();
     };
-    (Box::new(publish), Box::new(get))
+    (Box::new(move |value| writer.write_all(value).unwrap()), Box::new(next))
 }
 
-const CONTENDERS: &[(&str, Contender)] = &[
-    ("latest", latest),
-    ("latest, quietly", latest_quietly),
+const SLEEPING: &[Contender] = &[("mutex and condvar", mutex_and_condvar), ("pipe", pipe)];
+const LOOKING: &[Contender] = &[
+    ("mutex", mutex),
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     ("mmap-sync", mmap_sync),
-    ("mutex and condvar", mutex_and_condvar),
-    ("mutex", mutex),
-    ("pipe", pipe),
 ];
 
-/// Measures one side while a thread keeps the other one busy.
-fn against(mut busy: impl FnMut() + Send, measure: impl FnOnce()) {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Relaxed) {
-                busy();
-            }
-        });
-        measure();
-        over.store(true, Relaxed);
-    });
+/// Somebody with a channel, and a value to publish that has a new number every time.
+struct Side {
+    publish: Publish,
+    next: Next,
+    sent: Vec<u8>,
+    received: Vec<u8>,
 }
 
-fn in_turn(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("4 KiB, published and read in turn");
-    for &(name, contender) in CONTENDERS {
-        let (mut publish, mut get) = contender();
-        let (bytes, mut value) = (vec![1; LEN], Vec::new());
-        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter(|| {
-                publish(black_box(&bytes));
-                get(black_box(&mut value));
+impl Side {
+    fn new(publish: Publish, next: Next) -> Self {
+        Self { publish, next, sent: vec![0; LEN], received: Vec::new() }
+    }
+
+    fn publish(&mut self) {
+        let next = number(&self.sent) + 1;
+        self.sent[..8].copy_from_slice(&next.to_ne_bytes());
+        (self.publish)(black_box(&self.sent));
+    }
+
+    fn receive(&mut self) {
+        (self.next)(black_box(&mut self.received));
+    }
+}
+
+fn in_turn(channel: fn() -> Channel) -> impl FnMut() -> Sample {
+    let (publish, next) = channel();
+    let mut side = Side::new(publish, next);
+    move || {
+        let sample = timed_each(TIMES, || {
+            side.publish();
+            side.receive();
+        });
+        assert_eq!(side.received, side.sent);
+        sample
+    }
+}
+
+/// The way there or back, of a value and its answer.
+fn between_threads(channel: fn() -> Channel) -> impl FnMut() -> Sample {
+    let ((there, arriving), (back, returning)) = (channel(), channel());
+    let (mut here, mut away) = (Side::new(there, returning), Side::new(back, arriving));
+    move || {
+        let sample = thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..=TIMES {
+                    away.receive();
+                    away.publish();
+                }
             });
+            let mut there_and_back = || {
+                here.publish();
+                here.receive();
+            };
+            there_and_back(); // until the thread runs
+            timed_each(TIMES, there_and_back).halved()
         });
-        assert_eq!(value, bytes);
+        assert_eq!(here.received, here.sent);
+        sample
     }
 }
 
-fn read(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("4 KiB, read during publishing");
-    for &(name, contender) in CONTENDERS {
-        let (mut publish, mut get) = contender();
-        let (bytes, mut value) = (vec![1; LEN], Vec::new());
-        publish(&bytes);
-        against(
-            move || publish(&bytes),
-            || {
-                group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-                    bencher.iter(|| get(black_box(&mut value)));
-                });
-                drop(get);
-            },
-        );
-    }
-}
-
-fn publish(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("4 KiB, published during reading");
-    for &(name, contender) in CONTENDERS {
-        let (mut publish, mut get) = contender();
-        let (bytes, mut value) = (vec![1; LEN], Vec::new());
-        publish(&bytes);
-        against(
-            move || get(&mut value),
-            || {
-                group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-                    bencher.iter(|| publish(black_box(&bytes)));
-                });
-                drop(publish);
-            },
-        );
-    }
-}
-
-fn woken(criterion: &mut Criterion) {
-    let mut publisher = Publisher::create("bench", LEN).unwrap();
-    let mut subscriber = Subscriber::open(publisher.file()).unwrap();
-    let (tell, awake) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        let (mut value, mut seen) = (Vec::new(), 0);
-        while subscriber.wait(seen, Duration::MAX).unwrap() == Waited::Newer {
-            seen = subscriber.latest(&mut value).unwrap().unwrap();
-            tell.send(Instant::now()).unwrap();
+fn published_and_read(criterion: &mut Criterion) {
+    let groups = [
+        ("publish, wait and read", latest as fn() -> Channel, SLEEPING),
+        ("publish quietly and read", latest_quietly, LOOKING),
+    ];
+    for (what, subject, contenders) in groups {
+        for &(baseline, channel) in contenders {
+            let (size, target) = (LEN as u64, Some(1.0));
+            let question = format!("{what}, in turn");
+            let case = Case { question: &question, baseline, size, target };
+            case.compare(criterion, in_turn(subject), in_turn(channel));
+            let question = format!("{what}, between threads");
+            let case = Case { question: &question, baseline, size, target };
+            case.compare(criterion, between_threads(subject), between_threads(channel));
         }
-    });
-    let mut latencies = Vec::new();
-    criterion.bench_function("4 KiB, woken", |bencher| {
-        bencher.iter_custom(|times| {
-            let before = latencies.len();
-            for _ in 0..times {
-                thread::sleep(Duration::from_micros(200)); // until it sleeps
-                let published = Instant::now();
-                publisher.publish(&[1; LEN]).unwrap();
-                latencies.push(awake.recv().unwrap() - published);
-            }
-            latencies[before..].iter().sum()
-        });
-    });
-    latencies.sort();
-    if let Some(median) = latencies.get(latencies.len() / 2) {
-        println!("median of {}: {median:?}", latencies.len());
     }
-    drop(publisher);
-    reader.join().unwrap();
+    for file in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        if file.path().to_string_lossy().starts_with(&mmap_sync_path()) {
+            let _ = fs::remove_file(file.path()); // nobody else's
+        }
+    }
 }
 
-fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_secs(1))
-        .configure_from_args();
-    in_turn(&mut criterion);
-    read(&mut criterion);
-    publish(&mut criterion);
-    woken(&mut criterion);
-    criterion.final_summary();
-    for part in ["state", "data_0", "data_1"] {
-        let _ = fs::remove_file(format!("{}_{part}", mmap_sync_path())); // none without mmap-sync
-    }
-}
+criterion_group!(benches, published_and_read);
+criterion_main!(benches);

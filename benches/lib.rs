@@ -7,18 +7,21 @@
 pub mod hand;
 
 use std::hint::black_box;
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use memmap2::MmapMut;
-use rustix::thread::CpuSet;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
-/// What every question is asked for.
+/// What every question is asked for, at least.
 pub const SIZES: [u64; 4] = [4 * KIB, 64 * KIB, MIB, 64 * MIB];
 
 /// The name of all files.
@@ -47,11 +50,18 @@ pub fn sizes_with_one_gib() -> Vec<u64> {
     sizes
 }
 
-/// How long something took.
+/// How long something took, in nanoseconds.
 #[derive(Clone, Copy)]
 pub struct Sample {
-    wall: Duration,
-    cpu: Duration,
+    wall: f64,
+    cpu: f64,
+}
+
+impl Sample {
+    /// Of one of two things that were done one after the other.
+    pub fn halved(self) -> Self {
+        Self { wall: self.wall / 2.0, cpu: self.cpu / 2.0 }
+    }
 }
 
 /// Times one run.
@@ -62,7 +72,7 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> Sample {
     let wall = start.elapsed();
     let cpu = cpu_time() - cpu;
     drop(result);
-    Sample { wall, cpu }
+    Sample { wall: wall.as_nanos() as f64, cpu: cpu.as_nanos() as f64 }
 }
 
 /// Times what is too short for the clock: one of `count` runs, without dropping what they return.
@@ -73,7 +83,7 @@ pub fn timed_each<T>(count: u32, mut work: impl FnMut() -> T) -> Sample {
             results.push(black_box(work()));
         }
     });
-    Sample { wall: wall / count, cpu: cpu / count }
+    Sample { wall: wall / f64::from(count), cpu: cpu / f64::from(count) }
 }
 
 fn cpu_time() -> Duration {
@@ -85,6 +95,7 @@ fn cpu_time() -> Duration {
 pub struct Case<'a> {
     pub question: &'a str,
     pub baseline: &'a str,
+    /// Bytes.
     pub size: u64,
     /// The most that the subject may take, in units of the baseline.
     pub target: Option<f64>,
@@ -114,9 +125,9 @@ impl Case<'_> {
         group.bench_function(BenchmarkId::new(self.baseline, self.size), |bencher| {
             bencher.iter_custom(|iterations| {
                 let first = rounds.len();
-                for round in 0..iterations {
+                for _ in 0..iterations {
                     // Whoever comes second finds the caches as the first left them.
-                    rounds.push(if round % 2 == 0 {
+                    rounds.push(if rounds.len() % 2 == 0 {
                         let subject = subject();
                         [subject, baseline()]
                     } else {
@@ -124,63 +135,82 @@ impl Case<'_> {
                         [subject(), baseline]
                     });
                 }
-                rounds[first..].iter().map(|[_, baseline]| baseline.wall).sum()
+                let baselines = rounds[first..].iter().map(|[_, baseline]| baseline.wall);
+                Duration::from_nanos(baselines.sum::<f64>() as u64)
             });
         });
         group.finish();
-        if rounds.len() >= 10 {
-            self.report(&rounds);
+        // Without the first, which warm up. Criterion's test mode makes a single one.
+        if rounds.len() > 10 {
+            self.report(&rounds[rounds.len() / 10..]);
         }
     }
 
     fn report(&self, rounds: &[[Sample; 2]]) {
-        let ratio = |rounds: &[[Sample; 2]], clock: fn(&Sample) -> Duration| {
-            let [subject, baseline] = [0, 1].map(|side| {
-                median(rounds.iter().map(|round| clock(&round[side]).as_nanos() as u64))
-            });
-            subject as f64 / baseline as f64
+        // Wall clock does not repeat where a round takes long.
+        let (clock, of): (_, fn(&Sample) -> f64) =
+            if self.size >= 64 * MIB { ("CPU", |s| s.cpu) } else { ("wall", |s| s.wall) };
+        let medians = |rounds: &[[Sample; 2]]| {
+            [0, 1].map(|side| median(rounds.iter().map(|round| of(&round[side]))))
         };
-        let fifths = rounds.chunks(rounds.len().div_ceil(5)).map(|part| ratio(part, |s| s.wall));
+        let ratio = |rounds: &[[Sample; 2]]| {
+            let [subject, baseline] = medians(rounds);
+            subject / baseline
+        };
+        let fifth = |part| &rounds[rounds.len() * part / 5..rounds.len() * (part + 1) / 5];
+        let fifths = (0..5).map(|part| ratio(fifth(part)));
         let (low, high) = fifths
             .fold((f64::MAX, 0.0_f64), |(low, high), ratio| (low.min(ratio), high.max(ratio)));
-        let (wall, cpu) = (ratio(rounds, |s| s.wall), ratio(rounds, |s| s.cpu));
-        let subject = median(rounds.iter().map(|[subject, _]| subject.wall.as_nanos() as u64));
-        let baseline = median(rounds.iter().map(|[_, baseline]| baseline.wall.as_nanos() as u64));
+        let (whole, [subject, baseline]) = (ratio(rounds), medians(rounds));
         let Self { question, baseline: name, size, target } = self;
 
-        print!(
-            "  {SUBJECT} takes {wall:.3} of \"{name}\" (fifths of the run: {low:.3} to {high:.3}"
-        );
-        print!("; by CPU time {cpu:.3})");
+        print!("  {SUBJECT} {subject:.0} ns, {name} {baseline:.0} ns ({clock} time): {whole:.3}");
+        print!(" (fifths of the run: {low:.3} to {high:.3})");
         println!("{}", target.map_or(String::new(), |target| format!(", target {target:.2}")));
 
         let target = target.map_or("null".into(), |target| target.to_string());
         let json = format!(
             "{{\"question\":\"{question}\",\"baseline\":\"{name}\",\"size\":{size},\"target\":{target},\
-             \"wall\":{wall},\"low\":{low},\"high\":{high},\"cpu\":{cpu},\"rounds\":{},\
-             \"subject_ns\":{subject},\"baseline_ns\":{baseline}}}\n",
+             \"clock\":\"{clock}\",\"ratio\":{whole},\"low\":{low},\"high\":{high},\
+             \"rounds\":{},\"subject_ns\":{subject},\"baseline_ns\":{baseline}}}\n",
             rounds.len(),
         );
-        // target/release/deps/BENCH-HASH
-        let executable = std::env::current_exe().expect("a benchmark knows where it is");
-        let target = executable.ancestors().nth(3).expect("cargo put it three levels deep");
-        let directory = target.join("criterion").join(question).join(name).join(size.to_string());
-        std::fs::write(directory.join("ratio.json"), json)
-            .expect("criterion has made this directory");
+        let criterion = std::env::var_os("CRITERION_HOME").map(PathBuf::from).or_else(|| {
+            // target/release/deps/BENCH-HASH
+            let executable = std::env::current_exe().ok()?;
+            let folders = executable.ancestors().map(|folder| folder.join("criterion"));
+            folders.into_iter().find(|folder| folder.join(question).is_dir())
+        });
+        let written = criterion.ok_or(io::ErrorKind::NotFound.into()).and_then(|criterion| {
+            std::fs::write(
+                criterion.join(question).join(name).join(size.to_string()).join("ratio.json"),
+                json,
+            )
+        });
+        if let Err(error) = written {
+            eprintln!("  not kept for charts.py: no folder of criterion's, {error}");
+        }
     }
 }
 
-fn median(values: impl Iterator<Item = u64>) -> u64 {
-    let mut values: Vec<u64> = values.collect();
-    values.sort_unstable();
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Keeps this thread on one CPU, for sealing pages that another CPU wrote takes longer.
-pub fn stay_on_cpu(cpu: usize) -> rustix::io::Result<()> {
+/// Keeps this thread on one of the CPUs that the process may use, and says whether there is such a
+/// one. Sealing pages that another CPU wrote takes longer.
+pub fn stay_on_cpu(nth: usize) -> bool {
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    let cpus = CPUS.get_or_init(|| {
+        let usable = sched_getaffinity(None).expect("a process runs somewhere");
+        (0..CpuSet::MAX_CPU).filter(|cpu| usable.is_set(*cpu)).collect()
+    });
+    let Some(cpu) = cpus.get(nth) else { return false };
     let mut set = CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set)
+    set.set(*cpu);
+    sched_setaffinity(None, &set).is_ok()
 }
 
 /// Bytes at the beginning of a page, all of them there. A large `Vec` begins 16 bytes after one, and

@@ -1,30 +1,28 @@
-//! How far behind `copy_from_slice` are `LiveMap::read_at` and `Producer::write_at`?
+//! How far behind `copy_from_slice` are `LiveMap::read_at` and `Producer::write_at`, and are they
+//! ahead of a plain loop over atomic words?
 //!
-//! Baselines in the same run: `copy_from_slice` between ordinary buffers in the same places within
-//! a page, and a plain loop over atomic words. Where a buffer lies matters: some processors copy
-//! many times slower if the destination lies just behind the source within a page, so every other
-//! buffer begins in the middle of one.
+//! Where a buffer lies matters: some processors copy many times slower if the destination lies just
+//! behind the source within a page, so every other buffer begins in the middle of one.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{Criterion, criterion_group, criterion_main};
 use sealed_mmap::Producer;
+use sealed_mmap_benches::{Case, KIB, MIB, stay_on_cpu, timed_each};
 
 const WORD: usize = size_of::<usize>();
 const PAGE: usize = 4096;
 const MIDDLE: usize = PAGE / 2;
 
-const SIZES: [(&str, usize); 4] =
-    [("4 KiB", 4 << 10), ("64 KiB", 64 << 10), ("1 MiB", 1 << 20), ("16 MiB", 16 << 20)];
+const SIZES: [u64; 4] = [4 * KIB, 64 * KIB, MIB, 16 * MIB];
 
 /// Where the range begins in the file, and the buffer in its page.
 const PLACES: [(&str, usize, usize); 4] = [
-    ("aligned", 0, MIDDLE),
-    ("offset + 3", 3, MIDDLE),
-    ("buffer + 5", 0, MIDDLE + 5),
-    ("offset + 3, buffer + 5", 3, MIDDLE + 5),
+    ("", 0, MIDDLE),
+    (", offset + 3", 3, MIDDLE),
+    (", buffer + 5", 0, MIDDLE + 5),
+    (", offset + 3, buffer + 5", 3, MIDDLE + 5),
 ];
 
 /// Ordinary memory from a page boundary on.
@@ -46,55 +44,63 @@ impl Pages {
 }
 
 fn live(criterion: &mut Criterion) {
-    for (size, len) in SIZES {
-        let mut producer = Producer::create("bench", (len + PAGE) as u64).unwrap();
+    stay_on_cpu(0);
+    for size in SIZES {
+        let len = size as usize;
+        let count = (MIB / size).max(1) as u32;
+        let mut producer = Producer::create("bench", size + PAGE as u64).unwrap();
         let map = producer.file().map_live().unwrap();
-        let (mut near, mut far) = (Pages::new(len), Pages::new(len));
+        let (mut near, mut far, mut other) = (Pages::new(len), Pages::new(len), Pages::new(len));
         let words: Vec<_> = (0..len / WORD).map(AtomicUsize::new).collect();
 
         for (place, offset, start) in PLACES {
-            let mut group = criterion.benchmark_group(format!("{size}, {place}"));
-            group.throughput(Throughput::Bytes(len as u64));
-            let buffer = near.at(start, len);
-            group.bench_function(BenchmarkId::from_parameter("copy_from_slice"), |bencher| {
-                let source = far.at(offset, len);
-                bencher.iter(|| black_box(&mut *buffer).copy_from_slice(black_box(source)));
-            });
-            group.bench_function(BenchmarkId::from_parameter("read_at"), |bencher| {
-                bencher.iter(|| map.read_at(offset as u64, black_box(&mut *buffer)).unwrap());
-            });
-            group.bench_function(BenchmarkId::from_parameter("loop that loads"), |bencher| {
-                bencher.iter(|| {
-                    for (bytes, word) in black_box(&mut *buffer).chunks_exact_mut(WORD).zip(&words)
-                    {
+            let (near, far, other) =
+                (near.at(start, len), far.at(offset, len), other.at(start, len));
+            let target = Some(if size < 16 * MIB { 1.0 / 0.6 } else { 1.0 / 0.9 });
+            let question = format!("read_at{place}");
+            Case { question: &question, baseline: "copy_from_slice", size, target }.compare(
+                criterion,
+                || timed_each(count, || map.read_at(offset as u64, black_box(near)).unwrap()),
+                || timed_each(count, || black_box(&mut *other).copy_from_slice(black_box(far))),
+            );
+            let question = format!("write_at{place}");
+            Case { question: &question, baseline: "copy_from_slice", size, target }.compare(
+                criterion,
+                || timed_each(count, || producer.write_at(offset as u64, black_box(near)).unwrap()),
+                || timed_each(count, || black_box(&mut *far).copy_from_slice(black_box(other))),
+            );
+        }
+
+        let (near, other) = (near.at(MIDDLE, len), other.at(MIDDLE, len));
+        let target = [(4 * KIB, 1.2), (MIB, 1.1)].into_iter().find(|(at, _)| *at == size);
+        let case = |question| {
+            let (baseline, target) = ("loop over words", target.map(|(_, target)| target));
+            Case { question, baseline, size, target }
+        };
+        case("read_at").compare(
+            criterion,
+            || timed_each(count, || map.read_at(0, black_box(near)).unwrap()),
+            || {
+                timed_each(count, || {
+                    for (bytes, word) in black_box(&mut *other).chunks_exact_mut(WORD).zip(&words) {
                         bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
                     }
-                });
-            });
-            group.bench_function(BenchmarkId::from_parameter("copy_from_slice back"), |bencher| {
-                let target = far.at(offset, len);
-                bencher.iter(|| black_box(&mut *target).copy_from_slice(black_box(buffer)));
-            });
-            group.bench_function(BenchmarkId::from_parameter("write_at"), |bencher| {
-                bencher.iter(|| producer.write_at(offset as u64, black_box(buffer)).unwrap());
-            });
-            group.bench_function(BenchmarkId::from_parameter("loop that stores"), |bencher| {
-                bencher.iter(|| {
-                    for (bytes, word) in black_box(&*buffer).chunks_exact(WORD).zip(&words) {
+                })
+            },
+        );
+        case("write_at").compare(
+            criterion,
+            || timed_each(count, || producer.write_at(0, black_box(near)).unwrap()),
+            || {
+                timed_each(count, || {
+                    for (bytes, word) in black_box(&*other).chunks_exact(WORD).zip(&words) {
                         word.store(usize::from_ne_bytes(bytes.try_into().unwrap()), Relaxed);
                     }
-                });
-            });
-            group.finish();
-        }
+                })
+            },
+        );
     }
 }
 
-fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_secs(1))
-        .configure_from_args();
-    live(&mut criterion);
-    criterion.final_summary();
-}
+criterion_group!(benches, live);
+criterion_main!(benches);

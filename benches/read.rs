@@ -4,12 +4,12 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use sealed_mmap::SealedFile;
 use sealed_mmap_benches::hand::Map;
 use sealed_mmap_benches::{
-    Case, KIB, MIB, NAME, SIZES, page_aligned, read, stay_on_cpu, timed, timed_each,
+    Case, MIB, NAME, page_aligned, read, sizes_with_one_gib, stay_on_cpu, timed, timed_each,
 };
 
 fn scan(criterion: &mut Criterion) {
-    stay_on_cpu(0).expect("CPU 0 can be used");
-    for size in SIZES {
+    stay_on_cpu(0);
+    for size in sizes_with_one_gib() {
         // The bytes of a `Vec`, but at the beginning of a page as the mapping is.
         let bytes = page_aligned(size);
         let vec: Vec<u8> = [vec![0; 4096], bytes.to_vec()].concat();
@@ -17,7 +17,7 @@ fn scan(criterion: &mut Criterion) {
         let map = SealedFile::from_bytes(NAME, &bytes).expect("a file").map_read_only();
         let map = map.expect("a map");
         read(&map);
-        let count = (256 * KIB / size).max(1) as u32;
+        let count = (MIB / size).max(1) as u32;
         let target = match size {
             MIB => Some(1.02),
             ..MIB => Some(1.01),
@@ -32,7 +32,7 @@ fn scan(criterion: &mut Criterion) {
 }
 
 fn first_touch(criterion: &mut Criterion) {
-    for size in SIZES {
+    for size in sizes_with_one_gib() {
         let file = SealedFile::from_bytes(NAME, &page_aligned(size)).expect("a file");
         let mapped = || file.map_read_only().expect("a map");
         let mapped_by_hand = || Map::read_only(&file, size as usize).expect("a map");

@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rustix::fs::FallocateFlags;
+use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{SealPolicy, SealedFile};
 use sealed_mmap_benches::hand::{self, Map};
 use sealed_mmap_benches::{
@@ -13,7 +15,7 @@ use sealed_mmap_benches::{
 };
 
 fn receive(criterion: &mut Criterion) {
-    stay_on_cpu(0).expect("CPU 0 can be used");
+    stay_on_cpu(0);
     let file = |size| SealedFile::from_bytes(NAME, &page_aligned(size)).expect("a file");
     let small = file(4 * KIB);
     for size in sizes_with_one_gib() {
@@ -71,5 +73,27 @@ fn received_by_hand(file: &SealedFile, reserve: fn(&File, usize)) -> Sample {
     })
 }
 
-criterion_group!(benches, receive);
+/// What comes before: a descriptor passes through a socket that stands ready.
+fn pass(criterion: &mut Criterion) {
+    let file = SealedFile::from_bytes(NAME, &page_aligned(4 * KIB)).expect("a file");
+    let (here, there) = UnixStream::pair().expect("a socket");
+    let question = "send and receive a descriptor";
+    Case { question, baseline: "by hand", size: 4 * KIB, target: None }.compare(
+        criterion,
+        || {
+            timed_each(COUNT, || {
+                send_fds(&here, b"x", &[file.as_fd()]).expect("sent");
+                recv_fd(&there, &mut [0]).expect("received")
+            })
+        },
+        || {
+            timed_each(COUNT, || {
+                hand::send(&here, file.as_fd()).expect("sent");
+                hand::receive(&there).expect("received").expect("a descriptor")
+            })
+        },
+    );
+}
+
+criterion_group!(benches, receive, pass);
 criterion_main!(benches);
