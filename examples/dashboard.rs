@@ -16,6 +16,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,20 +31,24 @@ use sealed_mmap::{SealPolicy, SealedFile, Seals};
 
 const BETWEEN_READINGS: Duration = Duration::from_millis(5);
 const BETWEEN_PICTURES: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     let command = arguments.next().unwrap_or_default();
     let path = arguments.next().map_or_else(default_path, PathBuf::from);
-    let done = match command.to_str() {
-        Some("publish") => publish(&path),
-        Some("watch") => watch(&path),
+    let done = match (command.to_str(), arguments.next()) {
+        (Some("publish"), None) => publish(&path),
+        (Some("watch"), None) => watch(&path),
         _ => Err("usage: dashboard publish|watch [SOCKET]".into()),
     };
+    let is_closed_pipe = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads the output any longer: `| head`.
+        Err(error) if error.downcast_ref().is_some_and(is_closed_pipe) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("dashboard: {error}");
+            let _ = writeln!(io::stderr(), "dashboard: {error}");
             ExitCode::FAILURE
         }
     }
@@ -59,33 +64,43 @@ fn publish(path: &Path) -> Result<(), Box<dyn Error>> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&over))?;
     }
-    let mut publisher = Publisher::create("dashboard", 4096)?;
-    let listener = listen(path)?;
+    let publisher = Publisher::create("dashboard", 4096)?;
     let file = publisher.file().try_clone()?;
+    let listener = listen(path).map_err(|error| format!("{}: {error}", path.display()))?;
     thread::spawn(move || {
-        for watcher in listener.incoming().flatten() {
-            // One that has gone again is no concern of ours.
-            let _ = send_fds(&watcher, b"dashboard", &[file.as_fd()]);
+        for watcher in listener.incoming() {
+            match watcher {
+                // One that has gone again is no concern of ours.
+                Ok(watcher) => drop(send_fds(&watcher, b"dashboard", &[file.as_fd()])),
+                // Too many open files, as a rule. The watcher waits.
+                Err(_) => thread::sleep(BETWEEN_PICTURES),
+            }
         }
     });
+    let published = publish_until(&over, publisher, path);
+    fs::remove_file(path)?;
+    Ok(published?)
+}
 
-    println!("publishing at {}; Ctrl-C ends it", path.display());
+/// Takes the place of a publisher that is gone, but not of one that is there, nor of a file.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let is_gone = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    match fs::symlink_metadata(path).map(|found| found.file_type().is_socket()) {
+        Ok(false) => return Err(io::Error::other("there is something else than a socket")),
+        Ok(true) if UnixStream::connect(path).is_err_and(is_gone) => fs::remove_file(path)?,
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+fn publish_until(over: &AtomicBool, mut publisher: Publisher, path: &Path) -> io::Result<()> {
+    writeln!(io::stdout(), "publishing at {}; Ctrl-C ends it", path.display())?;
     let mut number = 0;
     while !over.load(Ordering::Relaxed) {
         number = publisher.publish(readings()?.as_bytes())?;
         thread::sleep(BETWEEN_READINGS);
     }
-    fs::remove_file(path)?;
-    println!("published {number} readings");
-    Ok(())
-}
-
-/// Takes the place of a publisher that is gone, but not of one that is there.
-fn listen(path: &Path) -> Result<UnixListener, Box<dyn Error>> {
-    if UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
-        fs::remove_file(path)?;
-    }
-    UnixListener::bind(path).map_err(|error| format!("{}: {error}", path.display()).into())
+    writeln!(io::stdout(), "published {number} readings")
 }
 
 fn readings() -> io::Result<String> {
@@ -109,36 +124,40 @@ fn watch(path: &Path) -> Result<(), Box<dyn Error>> {
     let socket = UnixStream::connect(path).map_err(|error| {
         format!("{}: {error} (is there a `dashboard publish`?)", path.display())
     })?;
-    let (_, fd) = recv_fd(&socket, &mut [0; 16])?;
-    // Whoever publishes need not be trusted: nothing that it does can harm this program.
+    socket.set_read_timeout(Some(3 * PATIENCE))?;
+    let (_, fd) = recv_fd(&socket, &mut [0; 16])
+        .map_err(|error| format!("nothing comes from {}: {error}", path.display()))?;
+    // Whoever publishes need not be trusted: it can show nonsense, or nothing. What it cannot be kept
+    // from is leaving holes, 1 MiB at most; a machine that has no memory for those ends us (SIGBUS).
     let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
     let file = SealedFile::receive_future_write(fd.ok_or("no descriptor came")?, &policy)?;
     let mut subscriber = Subscriber::open(&file)?;
 
-    let (mut value, mut seen) = (Vec::new(), 0);
-    let (mut counted, mut since, mut rate) = (0, Instant::now(), 0.0);
+    let (mut value, mut seen, mut since) = (Vec::new(), 0, Instant::now());
     loop {
-        match subscriber.wait(seen, Duration::from_secs(1))? {
+        match subscriber.wait(seen, PATIENCE)? {
             Waited::Newer => {}
             Waited::TimedOut => {
-                println!("nothing new for {:.0} s", since.elapsed().as_secs_f64());
+                let seconds = since.elapsed().as_secs_f64();
+                writeln!(io::stdout(), "nothing new for {seconds:.0} s")?;
                 continue;
             }
             Waited::Ended => {
-                println!("the publisher has ended");
+                writeln!(io::stdout(), "the publisher has ended")?;
                 return Ok(());
             }
         }
-        seen = match subscriber.latest(&mut value) {
-            Ok(number) => number.unwrap_or(0),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+        match subscriber.latest(&mut value) {
+            Ok(number) => {
+                let number = number.unwrap_or(0);
+                let new = if seen == 0 { 0 } else { number.saturating_sub(seen) };
+                draw(&value, number, new as f64 / since.elapsed().as_secs_f64())?;
+                (seen, since) = (number, Instant::now());
+            }
+            // It overtook every attempt to copy a value. The next may succeed.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
-        };
-        if counted > 0 {
-            rate = seen.saturating_sub(counted) as f64 / since.elapsed().as_secs_f64();
         }
-        (counted, since) = (seen, Instant::now());
-        draw(&value, seen, rate)?;
         thread::sleep(BETWEEN_PICTURES);
     }
 }

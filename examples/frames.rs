@@ -9,8 +9,8 @@
 //! cargo run --release --example frames -- [--frames N] [--size BYTES] [--copy] [FILE]
 //! ```
 //!
-//! FILE, or standard input for `-`, is cut into frames of BYTES bytes, and begun anew if N asks for
-//! more; without it the frames are made up. With `--copy` they go as bytes only.
+//! FILE, or standard input for `-`, of at most 1 GiB, is cut into frames of BYTES bytes, and begun
+//! anew if N asks for more; without it the frames are made up. With `--copy` they go as bytes only.
 //!
 //! The exit status is 0 if every frame arrived as it was sent, and if neither process has more
 //! descriptors, mappings or memory at the end than it had after 1 % of the frames.
@@ -21,6 +21,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -37,8 +38,14 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 /// waiting, and goes on to receive what the producer may be waiting to send.
 const WINDOW: usize = 16;
 
+const USAGE: &str = "usage: frames [--frames N] [--size BYTES] [--copy] [FILE]";
+
+/// The longest frame and the longest input.
+const LIMIT: usize = 1 << 30;
+
 fn main() -> ExitCode {
     let done = Options::parse()
+        .map_err(|error| format!("{error}\n{USAGE}").into())
         .and_then(|options| if options.consumer { consume(&options) } else { produce(options) });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +86,14 @@ fn checksum_of_copy(header: Header, socket: &mut UnixStream, copy: &mut Vec<u8>)
 }
 
 // What both ways have in common.
+
+/// That nobody reads the output any longer (`| head`) does no harm to the frames.
+fn say(line: impl fmt::Display) -> io::Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        said => said,
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Header {
@@ -149,7 +164,7 @@ fn produce(mut options: Options) -> Result<()> {
     let copied = produce_one_way(&options, &input)?;
     if let Some(sealed) = sealed {
         let ratio = sealed.as_secs_f64() / copied.as_secs_f64();
-        writeln!(io::stdout(), "sealed frames took {ratio:.2} times as long as copied ones")?;
+        say(format_args!("sealed frames took {ratio:.2} times as long as copied ones"))?;
     }
     Ok(())
 }
@@ -205,7 +220,7 @@ fn send_all(options: &Options, input: &[u8], mut socket: UnixStream) -> Result<D
         }
     }
     let time = progress.start.elapsed();
-    writeln!(io::stdout(), "{progress}")?;
+    say(&progress)?;
     Usage::expect_flat("producer", warm)?;
     Ok(time)
 }
@@ -234,7 +249,7 @@ impl Usage {
         const SLACK_KIB: u64 = 1024;
 
         let (warm, end) = (warm.ok_or("no frame was sent")?, Self::now()?);
-        writeln!(io::stdout(), "  {name}: {warm} after 1 %; {end} at the end")?;
+        say(format_args!("  {name}: {warm} after 1 %; {end} at the end"))?;
         let flat = end.descriptors <= warm.descriptors
             && end.mappings <= warm.mappings
             && end.resident_kib <= warm.resident_kib + SLACK_KIB;
@@ -308,7 +323,9 @@ impl Options {
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
-                Long("frames") => options.frames = arguments.value()?.parse()?,
+                Long("frames") => {
+                    options.frames = arguments.value()?.parse::<NonZero<u64>>()?.get()
+                }
                 Long("size") => options.size = arguments.value()?.parse()?,
                 Long("copy") => options.copy = true,
                 Long("consumer") => options.consumer = true,
@@ -319,7 +336,7 @@ impl Options {
         if options.input.is_none() && options.frames == 0 {
             options.frames = 20_000;
         }
-        if (1..=1 << 30).contains(&options.size) {
+        if (1..=LIMIT).contains(&options.size) {
             Ok(options)
         } else {
             Err("a frame has at least 1 byte and at most 1 GiB".into())
@@ -341,13 +358,15 @@ impl Options {
             });
             return Ok(bytes);
         };
+        let most = LIMIT as u64 + 1;
         let read = if path.as_os_str() == "-" {
-            io::stdin().read_to_end(&mut bytes)
+            io::stdin().take(most).read_to_end(&mut bytes)
         } else {
-            fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+            fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
         };
         match read {
             Ok(0) => Err(format!("{}: there is nothing in it to send", path.display()).into()),
+            Ok(len) if len > LIMIT => Err(format!("{}: more than 1 GiB", path.display()).into()),
             Ok(_) => Ok(bytes),
             Err(error) => Err(format!("{}: {error}", path.display()).into()),
         }

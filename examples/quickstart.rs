@@ -9,7 +9,7 @@
 use std::env;
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -25,10 +25,13 @@ const READER: &str = "QUICKSTART_READER";
 
 fn main() -> ExitCode {
     let done = if env::var_os(READER).is_some() { reader() } else { writer() };
+    let is_closed_pipe = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads the output any longer: `| head`.
+        Err(error) if error.downcast_ref().is_some_and(is_closed_pipe) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("quickstart: {error}");
+            let _ = writeln!(io::stderr(), "quickstart: {error}");
             ExitCode::FAILURE
         }
     }
@@ -36,7 +39,11 @@ fn main() -> ExitCode {
 
 /// Makes an immutable copy of the input and hands it to a second process.
 fn writer() -> Result<(), Box<dyn Error>> {
-    let path = env::args_os().nth(1).map_or_else(|| "README.md".into(), PathBuf::from);
+    let mut arguments = env::args_os().skip(1);
+    let path = arguments.next().map_or_else(|| "README.md".into(), PathBuf::from);
+    if path.as_os_str() == "--help" || arguments.next().is_some() {
+        return Err("usage: quickstart [FILE]".into());
+    }
     let sealed = if path.as_os_str() == "-" {
         SealedFile::copy_of("quickstart", io::stdin(), LIMIT)
     } else {
