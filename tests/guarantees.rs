@@ -1,5 +1,6 @@
-//! What "no byte changes any more and the length cannot fall" withstands: every attack here changes
-//! a file without seals, and none changes a sealed one, from this process or from another.
+//! What "no byte changes any more and the length cannot fall" withstands, and "nobody changes a byte
+//! but its producer": every attack here changes a file without seals, and none changes an immutable
+//! or a live one, from this process or from another.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "the attacks are system calls on raw memory")]
 
@@ -16,7 +17,9 @@ use rustix::fs::{FallocateFlags, OFlags, XattrFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags};
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
-use sealed_mmap::{CreateOptions, SealPolicy, SealedFile, Seals, Unsealed, add_seals, get_seals};
+use sealed_mmap::{
+    CreateOptions, Producer, SealPolicy, SealedFile, Seals, Unsealed, add_seals, get_seals,
+};
 
 type Attack = fn(&File) -> io::Result<()>;
 
@@ -215,22 +218,89 @@ fn assert_harmful(name: &str, attack: impl FnOnce(&File) -> io::Result<()>) {
     }
 }
 
+/// Runs `attack` on a file, panics if a map of it or the file itself changes, and returns the answer.
+fn unchanged_by<T>(
+    name: &str,
+    file: &File,
+    map: impl Fn() -> Vec<u8>,
+    attack: impl FnOnce(&File) -> T,
+) -> T {
+    let (seals, before) = (get_seals(file).unwrap(), look(file));
+    assert!(map() == before);
+    let answer = attack(file);
+    assert!(map() == before, "{name} changed a map");
+    assert!(look(file) == before, "{name} changed the file");
+    assert_eq!(get_seals(file).unwrap(), seals, "{name} changed the seals");
+    answer
+}
+
 /// Runs `attack` on a sealed file, panics if anything about the file changes, and returns the answer.
 fn assert_harmless<T>(name: &str, attack: impl FnOnce(&File) -> T) -> T {
     let sealed = sealed();
     let map = sealed.map_read_only().unwrap();
-    let (seals, before) = (sealed.get_seals().unwrap(), map.to_vec());
     let file = File::from(sealed.try_clone().unwrap());
 
-    let answer = attack(&file);
-    assert!(map[..] == before, "{name} changed a map");
-    assert!(look(&file) == before, "{name} changed the file");
-    assert!(sealed.map_read_only().unwrap()[..] == before, "{name} changed a later map");
-    assert_eq!(get_seals(&file).unwrap(), seals, "{name} changed the seals");
+    let answer = unchanged_by(name, &file, || map.to_vec(), attack);
+    assert!(sealed.map_read_only().unwrap()[..] == map[..], "{name} changed a later map");
     if let Err(error) = SealedFile::receive_read_only(file.into(), &SealPolicy::new()) {
         panic!("after {name} a receiver says: {error}");
     }
     answer
+}
+
+/// What an attacker has of a live file.
+type Description = fn(&Producer) -> File;
+
+const LIVE: [Description; 2] = [
+    |producer| producer.file().try_clone().unwrap().into(),
+    // Its owner can get at this one, in spite of the mode.
+    |producer| {
+        let file = File::from(producer.file().try_clone().unwrap());
+        file.set_permissions(Permissions::from_mode(0o666)).unwrap();
+        reopen(&file).unwrap()
+    },
+];
+
+/// Runs `attack` on a live file, and once more when it is finished; panics if anything about the
+/// file changes but what its producer writes, and returns both answers. `None` where the system has
+/// no producers: then that is what is checked.
+fn assert_harmless_to_live<T>(
+    name: &str,
+    description: Description,
+    mut attack: impl FnMut(&File) -> T,
+) -> Option<[T; 2]> {
+    let bytes = look(&unsealed().unwrap());
+    let built = Producer::build("live", bytes.len() as u64, |target| {
+        target.copy_from_slice(&bytes);
+        Ok(())
+    });
+    let mut producer = match built {
+        Ok(producer) => producer,
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{error}");
+            assert_eq!(std::fs::read("/proc/sys/vm/memfd_noexec").unwrap(), b"2\n");
+            eprintln!("not tested, there are no live files here: {error}");
+            return None;
+        }
+    };
+    let file = description(&producer);
+    let map = producer.file().map_live().unwrap();
+    let shown = || map.to_vec(..).unwrap();
+    let while_live = unchanged_by(name, &file, shown, &mut attack);
+
+    let same_file = file.try_clone().unwrap().into();
+    let received = SealedFile::receive_future_write(same_file, &SealPolicy::new())
+        .unwrap_or_else(|error| panic!("after {name} a receiver says: {error}"));
+    producer.write_at(5, b"news").unwrap();
+    let expected = [&bytes[..5], b"news", &bytes[9..]].concat();
+    assert!(shown() == expected, "after {name} the map is another file's");
+    assert!(received.map_live().unwrap().to_vec(..).unwrap() == expected, "{name}: a later map");
+
+    let finished = producer.finish().unwrap_or_else(|error| panic!("after {name}: {error}"));
+    let finished = finished.map_read_only().unwrap();
+    let when_finished = unchanged_by(name, &file, || finished.to_vec(), attack);
+    assert!(finished[..] == expected && shown() == expected, "{name}: when finished");
+    Some([while_live, when_finished])
 }
 
 fn assert_one_of(name: &str, errnos: &[Errno], error: Option<i32>) {
@@ -263,6 +333,19 @@ fn no_attack_changes_a_sealed_file_through_a_read_only_descriptor() {
 }
 
 #[test]
+fn no_attack_changes_a_live_file_through_what_its_producer_shares_or_a_writable_description() {
+    for (name, attack, errnos) in ATTACKS {
+        let [shared, writable] = LIVE.map(|of| assert_harmless_to_live(name, of, attack));
+        for answer in shared.into_iter().flatten() {
+            answer.expect_err(name);
+        }
+        for answer in writable.into_iter().flatten() {
+            assert_one_of(name, errnos, answer.expect_err(name).raw_os_error());
+        }
+    }
+}
+
+#[test]
 fn every_attack_from_another_process_changes_a_file_without_seals() {
     for (name, ..) in ATTACKS {
         assert_harmful(name, |file| match Peer::start(name, file).channel.hear().as_str() {
@@ -277,6 +360,20 @@ fn no_attack_from_another_process_changes_a_sealed_file() {
     for (name, _, errnos) in ATTACKS {
         let answer = assert_harmless(name, |file| Peer::start(name, file).channel.hear());
         assert_one_of(name, errnos, answer.parse().ok());
+    }
+}
+
+#[test]
+fn no_attack_from_another_process_changes_a_live_file() {
+    for (name, _, errnos) in ATTACKS {
+        let attack = |file: &File| Peer::start(name, file).channel.hear().parse().ok();
+        let [shared, writable] = LIVE.map(|of| assert_harmless_to_live(name, of, attack));
+        for errno in shared.into_iter().flatten() {
+            assert!(errno.is_some_and(|errno| errno > 0), "{name}: {errno:?}");
+        }
+        for errno in writable.into_iter().flatten() {
+            assert_one_of(name, errnos, errno);
+        }
     }
 }
 
@@ -299,13 +396,13 @@ fn answer(channel: &mut Channel, done: io::Result<()>) {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 #[test]
-fn io_uring_cannot_write_a_sealed_file() {
+fn io_uring_cannot_write_an_immutable_or_a_live_file() {
     eprintln!("not tested, the crate for it does not know this processor");
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 #[test]
-fn io_uring_cannot_write_a_sealed_file() {
+fn io_uring_cannot_write_an_immutable_or_a_live_file() {
     use io_uring::{IoUring, opcode, types};
 
     let mut ring = match IoUring::new(1) {
@@ -329,10 +426,15 @@ fn io_uring_cannot_write_a_sealed_file() {
     assert_harmful("io_uring", &mut write);
     let error = assert_harmless("io_uring", &mut write).unwrap_err();
     assert_one_of("io_uring", &[Errno::PERM], error.raw_os_error());
+    for (of, errno) in LIVE.into_iter().zip([Errno::BADF, Errno::PERM]) {
+        for answer in assert_harmless_to_live("io_uring", of, &mut write).into_iter().flatten() {
+            assert_one_of("io_uring", &[errno], answer.unwrap_err().raw_os_error());
+        }
+    }
 }
 
 #[test]
-fn userfaultfd_cannot_fill_the_holes_of_a_sealed_file() {
+fn userfaultfd_cannot_fill_the_pages_of_an_immutable_or_a_live_file() {
     const USER_MODE_ONLY: libc::c_int = 1;
     // Before Linux 5.11 there is no such flag, and none is needed.
     let fd = [USER_MODE_ONLY, 0].into_iter().find_map(|flag| {
@@ -372,6 +474,11 @@ fn userfaultfd_cannot_fill_the_holes_of_a_sealed_file() {
     assert_harmful("userfaultfd", fill);
     let error = assert_harmless("userfaultfd", fill).unwrap_err();
     assert_one_of("userfaultfd", &[Errno::PERM], error.raw_os_error());
+    for of in LIVE {
+        for answer in assert_harmless_to_live("userfaultfd", of, fill).into_iter().flatten() {
+            assert_one_of("userfaultfd", &[Errno::PERM], answer.unwrap_err().raw_os_error());
+        }
+    }
 }
 
 /// Linux before 6.3 does not know `EXEC`, and says so first.
@@ -457,6 +564,10 @@ fn what_stays_allowed_changes_nothing() {
     ];
     for (name, allowed) in ALLOWED {
         assert_harmless(name, allowed).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // Some take a descriptor that can write.
+        for of in LIVE {
+            let _ = assert_harmless_to_live(name, of, allowed);
+        }
     }
     // Whether these are allowed depends on the kernel.
     const PERHAPS: &[(&str, Attack)] = &[
@@ -473,5 +584,8 @@ fn what_stays_allowed_changes_nothing() {
     ];
     for (name, perhaps) in PERHAPS {
         let _ = assert_harmless(name, perhaps);
+        for of in LIVE {
+            let _ = assert_harmless_to_live(name, of, perhaps);
+        }
     }
 }
