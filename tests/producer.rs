@@ -247,30 +247,50 @@ fn memory_is_there_from_the_start() {
     assert!(matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::FileTooLarge));
 }
 
+/// A live file of huge pages, and how large one is; `None` says what the system lacks for it.
+fn huge(pages: u64) -> Option<(Producer, u64)> {
+    build(1, |_| ())?;
+    let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
+    let made = options.create("page size").and_then(|file| {
+        let page = file.metadata()?.blksize();
+        Ok((options.create_producer("producer", pages * page)?, page))
+    });
+    if let Err(error) = &made {
+        use io::ErrorKind::{OutOfMemory, StorageFull, Unsupported};
+        assert!([OutOfMemory, StorageFull, Unsupported].contains(&error.kind()), "{error}");
+        assert!(pages > 0 || error.kind() == Unsupported, "{error}");
+        eprintln!("a live file of {pages} huge pages is not to be had: {error}");
+    }
+    made.ok()
+}
+
 #[test]
 fn huge_pages_work_or_are_refused_for_want_of_a_pool() {
-    let Some(_) = build(1, |_| ()) else { return };
-    let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
-    let page = match options.create("page size") {
-        Ok(file) => file.metadata().unwrap().blksize(),
-        Err(error) => {
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            return eprintln!("no hugetlb pages: {error}");
-        }
-    };
-    let mut producer = match options.create_producer("producer", page) {
-        Ok(producer) => producer,
-        Err(error) => {
-            let expected = [Some(Errno::NOMEM), Some(Errno::NOSPC)];
-            assert!(expected.contains(&Errno::from_io_error(&error)), "{error}");
-            return eprintln!("the hugetlb pool is empty: {error}");
-        }
-    };
+    let Some((mut producer, page)) = huge(1) else { return };
     let map = producer.file().map_live().unwrap();
     producer.write_at(page - 3, b"end").unwrap();
     assert_eq!(map.to_vec(page - 3..).unwrap(), b"end");
     let finished = producer.finish().unwrap();
     assert_eq!(finished.map_range(page - 3, 3).unwrap()[..], *b"end");
+}
+
+#[test]
+fn receivers_refuse_live_huge_pages_unless_their_policy_allows_them() {
+    // An empty file takes no pool.
+    for pages in [0, 1] {
+        let Some((mut producer, page)) = huge(pages) else { continue };
+        let fd = OwnedFd::from(shared_file(&producer));
+        let policy = SealPolicy::new().len(pages * page..=pages * page);
+        let refused = SealedFile::receive_future_write(fd, &policy).unwrap_err();
+        assert!(matches!(refused.reason(), Refusal::HugeTlb), "{refused}");
+
+        let policy = policy.allow_hugetlb(true);
+        let received = SealedFile::receive_future_write(refused.into_fd(), &policy).unwrap();
+        let last = (pages * page).saturating_sub(1);
+        let written = &b"!"[..pages as usize];
+        producer.write_at(last, written).unwrap();
+        assert_eq!(received.map_live().unwrap().to_vec(last..).unwrap(), written);
+    }
 }
 
 #[test]
