@@ -146,6 +146,23 @@ fn another_user_can_receive_it_without_reserving() {
     assert!(received.is_none_or(|bytes| bytes == b"aa"));
 }
 
+#[test]
+fn another_user_can_receive_the_finished_file_as_from_an_untrusted_peer() {
+    let Some(producer) = full_of_a() else { return };
+    let finished = producer.finish().unwrap();
+    let read_only = finished.open_read_only().unwrap();
+    let received = as_stranger(|| {
+        let policy = SealPolicy::untrusted(LEN);
+        let receive = |file: SealedFile| SealedFile::receive_read_only(file.into(), &policy);
+        // Why it is not sent as a live file is.
+        let refused = receive(read_only).unwrap_err();
+        let Refusal::CannotReserve(error) = refused.reason() else { panic!("{refused}") };
+        assert_eq!(Errno::from_io_error(error), Some(Errno::ACCESS));
+        receive(finished.try_clone().unwrap()).unwrap().map_read_only().unwrap()
+    });
+    assert!(received.is_none_or(|map| map[..] == [b'a'; LEN as usize]));
+}
+
 /// The limit of the promise, as documented.
 #[test]
 fn its_owner_can_prevent_finishing_but_not_write() {
