@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use runs::is_alone;
+use runs::{is_alone, traces};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -42,18 +42,6 @@ fn is_sealed_with(file: &SealedFile, bytes: &[u8]) {
 
 fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
     result.map_err(|error| Errno::from_io_error(&error).unwrap_or_else(|| panic!("{error}")))
-}
-
-/// How many descriptors and mappings of a file of this name there are.
-fn traces(name: &str) -> (usize, usize) {
-    let name = format!("/memfd:{name} (deleted)");
-    let links = fs::read_dir("/proc/self/fd").unwrap();
-    let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    (
-        links.filter(|link| link.as_os_str() == &*name).count(),
-        maps.lines().filter(|line| line.ends_with(&name)).count(),
-    )
 }
 
 /// A file that has no name any more, so that nothing stays behind.

@@ -1,25 +1,32 @@
-//! What `Producer` promises: nobody else writes, it writes what it is told and no more, and
-//! finishing ends it. Needs `/proc`; runs as any user.
+//! What `Producer` promises: nobody else writes, it writes what it is told and no more, finishing
+//! ends it, and what it needs and does not get is an error. Needs `/proc`; runs as any user.
 #![cfg(target_os = "linux")]
-#![allow(unsafe_code, reason = "pinning pages of a mapping is one of the attacks")]
+#![allow(
+    unsafe_code,
+    reason = "pinning pages is one of the attacks, and a kernel is made to look old"
+)]
 
 #[allow(dead_code, reason = "not every attack is used here")]
 #[path = "common/kernel.rs"]
 mod kernel;
+#[path = "common/runs.rs"]
+mod runs;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use kernel::*;
 use memmap2::{Mmap, MmapOptions};
+use runs::{is_alone, rounds, traces};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
-use rustix::process::{Uid, geteuid};
-use rustix::thread::set_thread_res_uid;
+use rustix::process::{Resource, Rlimit, Uid, chroot, fchdir, geteuid, getrlimit, setrlimit};
+use rustix::thread::{set_no_new_privs, set_thread_res_uid};
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePages, OutOfBounds, Producer, Refusal, SealFailure,
     SealPolicy, SealedFile, Seals, add_seals, get_seals,
@@ -350,6 +357,50 @@ fn finishing_makes_the_last_bytes_final() {
 }
 
 #[test]
+fn finishing_succeeds_while_readers_map_and_read() {
+    let (mut meetings, rounds) = (0, rounds(300, 10_000));
+    for round in 0..rounds {
+        // The fewer pages there are, the likelier it is that one is in use.
+        let len = [8, PAGE as usize, LEN as usize][round % 3];
+        let Some(mut producer) = build(len as u64, |bytes| bytes.fill(b'a')) else { return };
+        let (reading, reads, done) =
+            (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let expected = numbered(len, round);
+        thread::scope(|scope| {
+            let readers = [(); 2].map(|()| {
+                let file = producer.file().try_clone().unwrap();
+                let (reading, reads, done) = (&reading, &reads, &done);
+                scope.spawn(move || {
+                    loop {
+                        let is_last = done.load(SeqCst);
+                        reading.fetch_add(1, SeqCst);
+                        let bytes = file.map_live().unwrap().to_vec(..).unwrap();
+                        reading.fetch_sub(1, SeqCst);
+                        reads.fetch_add(1, SeqCst);
+                        if is_last {
+                            return bytes;
+                        }
+                    }
+                })
+            });
+            while reads.load(SeqCst) < 2 && !readers.iter().any(|reader| reader.is_finished()) {
+                thread::yield_now();
+            }
+            producer.write_at(0, &expected).unwrap();
+            meetings += usize::from(reading.load(SeqCst) > 0);
+            let finished = producer.finish();
+            done.store(true, SeqCst);
+            let finished = finished.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+            assert!(finished.map_read_only().unwrap()[..] == expected);
+            for reader in readers {
+                assert!(reader.join().unwrap() == expected, "round {round}");
+            }
+        });
+    }
+    assert!(meetings > rounds / 2, "readers were at it in {meetings} of {rounds} rounds");
+}
+
+#[test]
 fn a_reader_that_pins_pages_delays_finishing_and_a_retry_succeeds() {
     type Pin = fn(&File, &OwnedFd);
     let pins: [(&str, Pin); 2] = [
@@ -405,4 +456,113 @@ fn a_producer_can_move_and_be_read_across_threads() {
     let mut bytes = [0; 5];
     producer.read_at(0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"there");
+}
+
+/// Checks that creating fails, here by `create`, and leaves neither a descriptor nor a mapping of
+/// `name`; and the control, that without hindrance there are some.
+fn fails_without_a_trace(name: &str, create: impl FnOnce() -> io::Result<Producer>) -> io::Error {
+    let error = create().unwrap_err();
+    assert_eq!(traces(name), (0, 0));
+    let _control = Producer::create(name, 1).unwrap();
+    assert_eq!(traces(name), (2, 1));
+    error
+}
+
+#[test]
+fn without_proc_creating_is_unsupported_and_leaves_nothing() {
+    if !is_alone("without_proc_creating_is_unsupported_and_leaves_nothing") {
+        return;
+    }
+    let Some(_) = build(1, |_| ()) else { return };
+    let root = File::open("/").unwrap();
+    if let Err(error) = chroot(std::env::temp_dir()) {
+        assert_eq!(error, Errno::PERM);
+        return eprintln!("not run, only root can do without /proc: {error}");
+    }
+    let error = fails_without_a_trace("no proc", || {
+        let created = Producer::create("no proc", 1);
+        fchdir(&root).unwrap();
+        chroot(".").unwrap();
+        created
+    });
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("/proc/self/fd"), "{error}");
+}
+
+#[test]
+fn creating_takes_two_descriptors_and_with_fewer_leaves_nothing() {
+    if !is_alone("creating_takes_two_descriptors_and_with_fewer_leaves_nothing") {
+        return;
+    }
+    let Some(_) = build(1, |_| ()) else { return };
+    let limit = getrlimit(Resource::Nofile);
+    let with_room = |room: usize| {
+        // The limit is on numbers.
+        let free = [(); 3].map(|()| File::open("/").unwrap());
+        let limited = Rlimit { current: Some(free[room].as_raw_fd() as u64), ..limit };
+        drop(free);
+        setrlimit(Resource::Nofile, limited).unwrap();
+        let created = Producer::create("no room", 1);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        created
+    };
+    for room in [0, 1] {
+        let error = fails_without_a_trace("no room", || with_room(room));
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::MFILE), "{room}");
+    }
+    with_room(2).unwrap();
+}
+
+/// Makes the kernel refuse the seal as it did before it had it, to this thread and for good.
+fn forget_future_write() -> io::Result<()> {
+    #[cfg(target_pointer_width = "64")]
+    const FCNTL: libc::c_long = libc::SYS_fcntl;
+    #[cfg(target_pointer_width = "32")]
+    const FCNTL: libc::c_long = libc::SYS_fcntl64;
+    const NUMBER: u32 = 0;
+    const INVALID: u32 = libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32;
+
+    let argument = |index: u32| 16 + 8 * index + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let load = |what| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, what, 0);
+    let unless = |test, value, skip| step(libc::BPF_JMP | test | libc::BPF_K, value, skip);
+    let answer = |answer| step(libc::BPF_RET | libc::BPF_K, answer, 0);
+    let mut filter = [
+        load(NUMBER),
+        unless(libc::BPF_JEQ, FCNTL as u32, 5),
+        load(argument(1)),
+        unless(libc::BPF_JEQ, libc::F_ADD_SEALS as u32, 3),
+        load(argument(2)),
+        unless(libc::BPF_JSET, FUTURE_WRITE.bits(), 1),
+        answer(INVALID),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    set_no_new_privs(true)?;
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
+    // SAFETY: the kernel copies the program, which lives until then.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[test]
+fn a_kernel_without_the_seal_has_no_producers_and_creating_leaves_nothing() {
+    let Some(_) = build(1, |_| ()) else { return };
+    let create = || -> io::Result<_> {
+        forget_future_write()?;
+        refused("the seal", add_seals(draft(), FUTURE_WRITE), Errno::INVAL);
+        add_seals(draft(), FIXED_SIZE | WRITE).unwrap();
+        Ok(Producer::create("old kernel", 1))
+    };
+    let error = match thread::spawn(create).join().unwrap() {
+        Ok(created) => fails_without_a_trace("old kernel", || created),
+        Err(error) => {
+            assert!(matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::NOSYS)));
+            return eprintln!("not run, there are no filters of system calls: {error}");
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("F_SEAL_FUTURE_WRITE"), "{error}");
 }

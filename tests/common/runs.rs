@@ -1,8 +1,8 @@
-//! How tests run: how often, and alone in a process where they change all of it.
+//! How tests run: how often, alone in a process where they change all of it, and what is left.
 #![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
 
-use std::env;
 use std::process::{Command, Output, Stdio};
+use std::{env, fs};
 
 /// How often to repeat: `full` where `SEALED_MMAP_FULL` is set, and a tenth of `quick` on a processor
 /// that is emulated.
@@ -52,4 +52,16 @@ pub(crate) fn is_alone(test: &str) -> bool {
         eprint!("{errors}");
     }
     runs_alone()
+}
+
+/// How many descriptors and mappings of a file of this name there are.
+pub(crate) fn traces(name: &str) -> (usize, usize) {
+    let name = format!("/memfd:{name} (deleted)");
+    let links = fs::read_dir("/proc/self/fd").unwrap();
+    let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    (
+        links.filter(|link| link.as_os_str() == &*name).count(),
+        maps.lines().filter(|line| line.ends_with(&name)).count(),
+    )
 }
