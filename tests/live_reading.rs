@@ -11,12 +11,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::*;
+use rustix::process::geteuid;
 use sealed_mmap::{
     LiveMap, OutOfBounds, Producer, Refusal, SealPolicy, SealedFile, Seals, add_seals,
 };
@@ -268,6 +270,34 @@ fn a_file_that_anybody_can_write_is_not_received_as_live() {
     let refused = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap_err();
     let Refusal::MissingSeals { missing, .. } = refused.reason() else { panic!("{refused}") };
     assert_eq!(*missing, Seals::FUTURE_WRITE);
+}
+
+#[test]
+fn a_live_file_of_another_owner_than_the_policy_names_is_refused() {
+    let Some((producer, _map)) = live(1) else { return };
+    let own = geteuid().as_raw();
+    let mut owners = vec![own];
+    if own == 0 {
+        owners.push(4242);
+    } else {
+        eprintln!("a file given away with fchown is not tried: that takes root");
+    }
+    for owner in owners {
+        fchown(producer.file(), Some(owner), None).unwrap();
+        for named in [own, 4242] {
+            let fd = producer.file().try_clone().unwrap().into();
+            match SealedFile::receive_future_write(fd, &SealPolicy::new().owner(named)) {
+                Ok(_) => assert_eq!(owner, named),
+                Err(refused) => {
+                    let Refusal::Owner { expected, found } = *refused.reason() else {
+                        panic!("{refused}")
+                    };
+                    assert_eq!((expected, found), (named, owner));
+                    assert_ne!(owner, named);
+                }
+            }
+        }
+    }
 }
 
 #[test]
