@@ -13,10 +13,11 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::MmapOptions;
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use rustix::io::Errno;
+use rustix::pipe::pipe;
 use rustix::process::{Pid, WaitOptions, waitpid};
-use sealed_mmap::{CreateOptions, HugePages, Refusal, SealPolicy, SealedFile, Seals};
+use sealed_mmap::{CreateOptions, HugePages, Producer, Refusal, SealPolicy, SealedFile, Seals};
 
 use files::{IMMUTABLE, is_root, memfd, refused, seal};
 
@@ -92,20 +93,42 @@ fn is_lack_of_memory(error: &io::Error) -> bool {
     [ErrorKind::StorageFull, ErrorKind::OutOfMemory].contains(&error.kind())
 }
 
-/// Reads a byte of every page in a child, and says whether that ended in `SIGBUS`.
-fn reading_is_sigbus(map: &[u8]) -> bool {
-    // SAFETY: the child of this process with several threads reads memory and exits, no more.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        black_box(map.iter().step_by(4096).fold(0, |all, byte| all ^ byte));
-        // SAFETY: it has no obligations.
-        unsafe { libc::_exit(0) };
+/// A child that touches memory when it is told to, and does no more.
+struct Child {
+    pid: Pid,
+    go: OwnedFd,
+}
+
+impl Child {
+    fn that(touches: impl FnOnce()) -> Self {
+        let (told, go) = pipe().unwrap();
+        // SAFETY: the child of this process with several threads waits, touches memory and exits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            drop(go);
+            let _ = rustix::io::read(told, &mut [0]);
+            touches();
+            // SAFETY: it has no obligations.
+            unsafe { libc::_exit(0) };
+        }
+        assert!(child > 0, "{}", io::Error::last_os_error());
+        Self { pid: Pid::from_raw(child).unwrap(), go }
     }
-    assert!(child > 0, "{}", io::Error::last_os_error());
-    let child = Pid::from_raw(child).unwrap();
-    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
-    assert!(status.exit_status() == Some(0) || status.terminating_signal() == Some(libc::SIGBUS));
-    status.exit_status().is_none()
+
+    fn dies_of_sigbus(self) -> bool {
+        rustix::io::write(&self.go, b"!").unwrap();
+        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty()).unwrap().unwrap();
+        let signal = status.terminating_signal();
+        assert!(status.exit_status() == Some(0) || signal == Some(libc::SIGBUS), "{status:?}");
+        status.exit_status().is_none()
+    }
+}
+
+fn reading_is_sigbus(map: &[u8]) -> bool {
+    let read = || {
+        black_box(map.iter().step_by(4096).fold(0, |all, byte| all ^ byte));
+    };
+    Child::that(read).dies_of_sigbus()
 }
 
 fn hole(len: u64) -> SealedFile {
@@ -158,6 +181,54 @@ fn a_hole_that_strict_overcommit_has_no_memory_for_is_an_error_and_not_a_sigbus(
     let small = hole(MIB);
     small.reserve().unwrap();
     assert!(!reading_is_sigbus(&small.map_read_only().unwrap()));
+}
+
+/// A file that has all memory that strict overcommit would give to anybody.
+fn everything() -> File {
+    let file = memfd();
+    let (mut len, mut step) = (0, 64 * MIB);
+    while step >= 4096 {
+        match fallocate(&file, FallocateFlags::empty(), len, step) {
+            Ok(()) => len += step,
+            Err(errno) => {
+                assert!(matches!(errno, Errno::NOSPC | Errno::NOMEM), "{errno}");
+                step /= 2;
+            }
+        }
+    }
+    file
+}
+
+#[test]
+fn writing_a_live_file_does_not_run_out_of_memory_under_strict_overcommit() {
+    let Some((_machine, too_much)) = strict_overcommit() else { return };
+    const LEN: u64 = 8 * MIB;
+    let mut producer = match Producer::create("live", LEN) {
+        Ok(producer) => producer,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            return eprintln!("not run: {error}");
+        }
+    };
+    let error = Producer::create("too much", too_much).unwrap_err();
+    assert!(is_lack_of_memory(&error), "{error:?}");
+
+    let map = producer.file().map_live().unwrap();
+    let (bytes, mut seen) = (vec![7; LEN as usize], vec![0; LEN as usize]);
+    // Control: a file of the same length for which nothing was reserved.
+    let sparse = memfd();
+    sparse.set_len(LEN).unwrap();
+    let mut sparse = files::map_writable(&sparse);
+    let control = Child::that(|| sparse.fill(7));
+
+    let rest = everything();
+    let deadly = control.dies_of_sigbus();
+    producer.write_at(0, &bytes).unwrap();
+    map.read_at(0, &mut seen).unwrap();
+    drop(rest);
+    assert!(deadly);
+    assert!(seen == bytes);
+    assert!(producer.finish().unwrap().map_read_only().unwrap()[..] == bytes);
 }
 
 /// An empty hugetlb file, and a length that its pool has too few free pages for.
