@@ -93,7 +93,7 @@ use crate::live::{WORD, Words, WordsMut};
 use crate::state::FutureWriteSealed;
 use crate::{LiveMap, OutOfBounds, Producer, SealedFile, sys};
 
-use protocol::{Geometry, HEADER, NEWEST, Reader, Sink, Source, Writer};
+use protocol::{BELL, Geometry, HEADER, News, Reader, Sink, Source, Writer};
 
 /// What the protocol reads and writes at once.
 type Word = usize;
@@ -254,7 +254,7 @@ impl Publisher {
     }
 
     fn wake(&self) {
-        sys::futex::wake(self.producer.words().futex(NEWEST));
+        sys::futex::wake(self.producer.words().futex(BELL));
     }
 }
 
@@ -344,6 +344,8 @@ impl Subscriber {
     /// # Errors
     ///
     /// * `WouldBlock`: each of a hundred attempts was overtaken by the publisher, or it is hostile.
+    ///   Let some time pass before the next call, for a hostile one goes on. [`wait`](Self::wait) lets
+    ///   none pass: while there is something newer it returns at once.
     /// * `InvalidData`: the value is longer than the capacity; the publisher is hostile.
     /// * `OutOfMemory`: no memory for the value.
     ///
@@ -372,7 +374,7 @@ impl Subscriber {
         outcome
     }
 
-    /// Sleeps until the newest value has another number than `seen`, which is what
+    /// Sleeps until the newest value has a greater number than `seen`, which is what
     /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
     /// looks, without a system call; [`Duration::MAX`] is none.
     ///
@@ -403,21 +405,17 @@ impl Subscriber {
         let deadline = Instant::now().checked_add(timeout);
         let words = self.map.words();
         loop {
-            // First, so that a value that comes from here on keeps this from falling asleep, unless
-            // it is exactly 2³¹ of them.
-            let expected = words.load(NEWEST) as u32;
-            let (number, ended) = Reader::newest(&words);
-            if number != seen {
-                return Ok(Waited::Newer);
-            }
-            if ended {
-                return Ok(Waited::Ended);
-            }
+            let bell = match Reader::news(&words, seen) {
+                News::Newer => return Ok(Waited::Newer),
+                News::Ended => return Ok(Waited::Ended),
+                News::Nothing { bell } => bell,
+            };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(Waited::TimedOut);
             }
-            sys::futex::wait(words.futex(NEWEST), expected, left)?;
+            // A value that has come since keeps this from falling asleep, unless it is exactly 2³¹.
+            sys::futex::wait(words.futex(BELL), bell as u32, left)?;
         }
     }
 }
@@ -426,7 +424,7 @@ impl Subscriber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Waited {
-    /// There is a value to be read.
+    /// There is a value with a greater number.
     Newer,
     /// There is none, and the publisher has said that none will come.
     Ended,

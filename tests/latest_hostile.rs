@@ -13,6 +13,7 @@ const CAPACITY: usize = 1000;
 const SLOTS: usize = 4;
 const WORD: usize = size_of::<usize>();
 const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(20);
 
 // The layout that the module's source describes.
 const SLOTS_FIELD: u64 = 16;
@@ -55,7 +56,12 @@ fn slot(number: u64) -> u64 {
 
 /// As a slot and the header tell a number.
 fn stamp(number: u64) -> [u8; 8] {
-    let stamp = number << 1;
+    ended(number, false)
+}
+
+/// As the header tells the newest number, and whether there will be another.
+fn ended(number: u64, ended: bool) -> [u8; 8] {
+    let stamp = number << 1 | u64::from(ended);
     if cfg!(target_endian = "big") && WORD == 4 { stamp.rotate_left(32) } else { stamp }
         .to_ne_bytes()
 }
@@ -169,6 +175,23 @@ fn numbers_that_fall_are_not_given_out() {
 }
 
 #[test]
+fn a_number_that_falls_is_nothing_to_be_woken_for() {
+    let Some(mut producer) = hostile() else { return };
+    let subscriber = open(&producer);
+    for older in [2, 1, 0] {
+        for end in [false, true] {
+            producer.write_at(NEWEST, &ended(older, end)).unwrap();
+            let started = Instant::now();
+            assert_eq!(subscriber.wait(3, SHORT).unwrap(), Waited::TimedOut, "{older}, {end}");
+            assert!(started.elapsed() >= SHORT, "{older}, {end}");
+        }
+    }
+    // Control: whoever has seen less is told.
+    producer.write_at(NEWEST, &stamp(2)).unwrap();
+    assert_eq!(subscriber.wait(1, LONG).unwrap(), Waited::Newer);
+}
+
+#[test]
 fn a_slot_that_is_always_being_written_is_given_up() {
     let Some(mut producer) = hostile() else { return };
     let mut subscriber = open(&producer);
@@ -270,9 +293,7 @@ fn a_file_of_something_else_is_not_opened() {
 fn an_end_that_is_not_one_is_no_more_than_that() {
     let Some(mut producer) = hostile() else { return };
     let mut subscriber = open(&producer);
-    let mut ended = stamp(3);
-    ended[if cfg!(target_endian = "big") { 7 } else { 0 }] |= 1;
-    producer.write_at(NEWEST, &ended).unwrap();
+    producer.write_at(NEWEST, &ended(3, true)).unwrap();
     assert_eq!(subscriber.wait(3, LONG).unwrap(), Waited::Ended);
     producer.write_at(slot(4), &stamp(4)).unwrap();
     producer.write_at(NEWEST, &stamp(4)).unwrap();

@@ -6,6 +6,7 @@
 //! ```text
 //! byte 0     magic, version, size of a word, slots, capacity      written once, read once
 //! byte 128   NEWEST  the number of the newest value, and whether the publisher has ended
+//! byte 136   BELL    the low word of that again
 //! byte 256   slot 0  BEGUN, LEN, payload …
 //!            slot 1  …                                            `stride` words each
 //! ```
@@ -25,7 +26,13 @@
 //! of the payload, is of value *n* or a later one. In `BEGUN` the low half is the older one: if the
 //! whole reads as *n*, then its low half, and with it all of the payload, is of value *n* or an
 //! earlier one.
+//!
+//! Readers sleep on `BELL`, which is stored last and loaded first. So a reader that finds nothing
+//! newer knows a `BELL` from before whatever comes next, and the kernel does not let it fall asleep
+//! once that has changed. `NEWEST` itself would not do: of two halves, the one stored last is not the
+//! one that changes.
 
+use std::cmp::Ordering;
 use std::io;
 
 use super::Word;
@@ -37,8 +44,9 @@ const HALVES: usize = size_of::<u64>() / WORD;
 /// Bytes that no two processors fetch or own in part.
 const LINE: usize = 128;
 
-/// The word whose low 32 bits change with every value: the one to sleep on.
-pub(crate) const NEWEST: usize = LINE / WORD;
+const NEWEST: usize = LINE / WORD;
+/// The word to sleep on: its low 32 bits change with every value.
+pub(crate) const BELL: usize = NEWEST + HALVES;
 const FIRST_SLOT: usize = 2 * LINE / WORD;
 
 // Within a slot; the payload begins at byte 16.
@@ -183,7 +191,19 @@ impl Writer {
             memory.release_fence();
             memory.store(NEWEST + i, half);
         }
+        memory.release_fence();
+        memory.store(BELL, halves(self.newest, ended)[0]);
     }
+}
+
+/// What there is for a reader.
+pub(crate) enum News {
+    Newer,
+    Ended,
+    /// Nothing yet, and what [`BELL`] was before.
+    Nothing {
+        bell: Word,
+    },
 }
 
 /// One reader's side. What it knows of the geometry it never reads again.
@@ -202,8 +222,21 @@ impl Reader {
         self.geometry
     }
 
+    /// What there is for a reader that has seen the value of this number.
+    pub(crate) fn news(memory: &impl Source, seen: u64) -> News {
+        let bell = memory.load(BELL);
+        memory.acquire_fence();
+        let (newest, ended) = Self::newest(memory);
+        match newest.cmp(&seen) {
+            Ordering::Greater => News::Newer,
+            Ordering::Equal if ended => News::Ended,
+            // A smaller number is halves of two numbers, or a hostile publisher's.
+            _ => News::Nothing { bell },
+        }
+    }
+
     /// The number of the newest value, and whether the publisher has ended.
-    pub(crate) fn newest(memory: &impl Source) -> (u64, bool) {
+    fn newest(memory: &impl Source) -> (u64, bool) {
         let mut halves = [0; HALVES];
         for (i, half) in halves.iter_mut().enumerate().rev() {
             *half = memory.load(NEWEST + i);
