@@ -7,6 +7,14 @@
 //! end of the file, in its last word and page, can be accessed, and is never given out.
 #![allow(unsafe_code, reason = "mappings are seen as atomic words")]
 
+// Not for x32, whose pointers leave half of a register of x86_64 undefined.
+#[cfg_attr(
+    all(
+        any(target_arch = "x86", all(target_arch = "x86_64", target_pointer_width = "64")),
+        not(miri)
+    ),
+    path = "live/avx.rs"
+)]
 mod bulk;
 mod words;
 
