@@ -160,10 +160,8 @@ impl Publisher {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn create_with_slots(name: &str, capacity: usize, slots: usize) -> io::Result<Self> {
-        let geometry = Geometry::new(slots, capacity).ok_or_else(|| {
-            let message = "the slots are not a power of two from 2 on, or too large";
-            io::Error::new(io::ErrorKind::InvalidInput, message)
-        })?;
+        let geometry = Geometry::new(slots as u64, capacity as u64)
+            .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
         let producer = Producer::build(name, geometry.len() as u64, |bytes| {
             bytes[..HEADER].copy_from_slice(&geometry.to_header());
             Ok(())
@@ -324,7 +322,7 @@ impl Subscriber {
         let mut header = [0; HEADER];
         let geometry = match map.read_at(0, &mut header) {
             Ok(()) => Geometry::from_header(&header, map.len()),
-            Err(_) => Err("the file is too short to be a publisher's"),
+            Err(_) => Err(format!("a file of {} bytes is too short for a publisher's", map.len())),
         }
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidData, message))?;
         Ok(Self { map, reader: Reader::new(geometry) })

@@ -153,6 +153,7 @@ fn slots_that_are_no_power_of_two_or_cannot_be_mapped_are_refused() {
     {
         let error = Publisher::create_with_slots("latest", capacity, slots).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{capacity}, {slots}");
+        assert!(error.to_string().starts_with(&format!("{slots} slots ")), "{error}");
     }
     for slots in [2, 4, 64] {
         let Some(mut publisher) = create(1, slots) else { return };

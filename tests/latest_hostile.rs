@@ -126,9 +126,11 @@ fn full() -> bool {
     env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
 }
 
-fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) {
+/// What the refusal says.
+fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) -> String {
     let error = Subscriber::open(file).expect_err(what);
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
+    error.to_string()
 }
 
 #[test]
@@ -214,6 +216,8 @@ fn a_length_beyond_the_capacity_is_refused_and_takes_no_memory() {
         producer.write_at(slot(3) + LEN, &len.to_ne_bytes()).unwrap();
         let error = subscriber.latest(&mut value).unwrap_err();
         assert_eq!((error.kind(), value.len()), (io::ErrorKind::InvalidData, 0), "{len}");
+        let message = format!("a value of {len} bytes, where no more than {CAPACITY} fit");
+        assert_eq!(error.to_string(), message);
         assert!(value.capacity() <= CAPACITY);
     }
     producer.write_at(slot(3) + LEN, &CAPACITY.to_ne_bytes()).unwrap();
@@ -242,6 +246,7 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
     let Some(mut producer) = hostile() else { return };
     let (slots, capacity) = (SLOTS as u64, CAPACITY as u64);
     let most = STRIDE - 16;
+    let mut messages = Vec::new();
     for (slots, capacity, fits) in [
         (slots, capacity, true),
         (slots, most, true),
@@ -262,8 +267,17 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
         producer.write_at(CAPACITY_FIELD, &capacity.to_ne_bytes()).unwrap();
         match fits {
             true => drop(open(&producer)),
-            false => refused(producer.file(), &format!("{slots} slots of {capacity} bytes")),
+            false => {
+                messages.push(refused(producer.file(), &format!("{slots} slots, {capacity} bytes")))
+            }
         }
+    }
+    for expected in [
+        format!("4 slots for {} bytes each need 4864 bytes, and the file has 4352", most + 1),
+        format!("4 slots for {} bytes each are more than can be mapped", u64::MAX),
+        "3 slots are not a power of two from 2 on".into(),
+    ] {
+        assert!(messages.contains(&expected), "{messages:?}");
     }
 }
 
@@ -278,6 +292,16 @@ fn a_file_of_something_else_is_not_opened() {
         producer.write_at(byte, &before).unwrap();
     }
     drop(open(&producer));
+    for (field, message) in [
+        (8, "the layout is of version 7, not 1".to_string()),
+        (12, format!("the publisher's machine words have 7 bytes, not {WORD}")),
+    ] {
+        let mut before = [0; 4];
+        producer.read_at(field, &mut before).unwrap();
+        producer.write_at(field, &7_u32.to_ne_bytes()).unwrap();
+        assert_eq!(refused(producer.file(), "7"), message);
+        producer.write_at(field, &before).unwrap();
+    }
 
     let bytes = producer.file().map_live().unwrap().to_vec(..).unwrap();
     for len in [0, 1, 31, 32, 255, 256, bytes.len() - 1] {
@@ -285,7 +309,8 @@ fn a_file_of_something_else_is_not_opened() {
             file.copy_from_slice(&bytes[..len]);
             Ok(())
         });
-        refused(short.unwrap().file(), &format!("the first {len} bytes"));
+        let message = refused(short.unwrap().file(), &format!("the first {len} bytes"));
+        assert!(message.contains(&format!("{len}")), "{message}");
     }
 }
 

@@ -165,7 +165,7 @@ macro_rules! model {
         }
 
         fn run(run: Run) {
-            let geometry = Geometry::new(2, 2 * WORD).unwrap();
+            let geometry = Geometry::new(2, 2 * WORD as u64).unwrap();
             let (before, during) =
                 (writers(geometry, run.before), Arc::new(writers(geometry, run.during)));
             check(move || {
@@ -199,7 +199,7 @@ macro_rules! model {
 
         /// A reader that sleeps until each value, and until the end if there is one.
         fn wait(run: Run) {
-            let geometry = Geometry::new(2, 2 * WORD).unwrap();
+            let geometry = Geometry::new(2, 2 * WORD as u64).unwrap();
             let (before, during) =
                 (writers(geometry, run.before), Arc::new(writers(geometry, run.during)));
             check(move || {

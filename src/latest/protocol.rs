@@ -90,12 +90,21 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// `None` if the slots are not a power of two, at least 2, or nothing that large can be mapped.
-    pub(crate) fn new(slots: usize, capacity: usize) -> Option<Self> {
-        let stride = capacity.checked_add(PAYLOAD * WORD)?.checked_next_multiple_of(LINE)?;
-        let len = stride.checked_mul(slots)?.checked_add(FIRST_SLOT * WORD)?;
-        let valid = slots.is_power_of_two() && slots >= 2 && isize::try_from(len).is_ok();
-        valid.then_some(Self { slots, capacity, stride: stride / WORD })
+    /// Says why not, if the slots are not a power of two from 2 on, or more than can be mapped.
+    pub(crate) fn new(slots: u64, capacity: u64) -> Result<Self, String> {
+        if !slots.is_power_of_two() || slots < 2 {
+            return Err(format!("{slots} slots are not a power of two from 2 on"));
+        }
+        let (head, first_slot) = ((PAYLOAD * WORD) as u64, (FIRST_SLOT * WORD) as u64);
+        let stride = || {
+            let stride = capacity.checked_add(head)?.checked_next_multiple_of(LINE as u64)?;
+            let len = stride.checked_mul(slots)?.checked_add(first_slot)?;
+            isize::try_from(len).is_ok().then_some(stride as usize / WORD)
+        };
+        let stride = stride().ok_or_else(|| {
+            format!("{slots} slots for {capacity} bytes each are more than can be mapped")
+        })?;
+        Ok(Self { slots: slots as usize, capacity: capacity as usize, stride })
     }
 
     /// Bytes in all.
@@ -118,23 +127,28 @@ impl Geometry {
     }
 
     /// Believes nothing that the header says beyond what fits into `len` bytes.
-    pub(crate) fn from_header(header: &[u8; HEADER], len: usize) -> Result<Self, &'static str> {
+    pub(crate) fn from_header(header: &[u8; HEADER], len: usize) -> Result<Self, String> {
         let number = |at| u64::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
         let small = |at| u32::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
         if number(0) != MAGIC {
-            return Err("the file was not made by a publisher");
+            return Err("the file was not made by a publisher".into());
         }
-        if small(8) != VERSION {
-            return Err("the publisher's layout is of another version");
+        let [version, word] = [8, 12].map(small);
+        if version != VERSION {
+            return Err(format!("the layout is of version {version}, not {VERSION}"));
         }
-        if small(12) != WORD as u32 {
-            return Err("the publisher's machine words are of another size");
+        if word != WORD as u32 {
+            return Err(format!("the publisher's machine words have {word} bytes, not {WORD}"));
         }
-        let geometry = usize::try_from(number(16)).ok().zip(usize::try_from(number(24)).ok());
-        geometry
-            .and_then(|(slots, capacity)| Self::new(slots, capacity))
-            .filter(|geometry| geometry.len() <= len)
-            .ok_or("the slots do not fit into the file")
+        let geometry = Self::new(number(16), number(24))?;
+        if geometry.len() > len {
+            let Self { slots, capacity, .. } = geometry;
+            let needed = geometry.len();
+            return Err(format!(
+                "{slots} slots for {capacity} bytes each need {needed} bytes, and the file has {len}"
+            ));
+        }
+        Ok(geometry)
     }
 }
 
@@ -289,7 +303,7 @@ impl Reader {
             return None;
         }
         if len != plausible {
-            let message = "the publisher's value is longer than its capacity";
+            let message = format!("a value of {len} bytes, where no more than {plausible} fit");
             return Some(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
         }
         self.seen = number;
