@@ -130,6 +130,12 @@
 //!   memory that were mapped read-only.
 //! * "udmabuf: fix racy memfd sealing check" (6.13): whoever may open `/dev/udmabuf` could make a
 //!   writable buffer of a memfd's pages in the moment in which it was sealed.
+//! * "udmabuf: also check for F_SEAL_FUTURE_WRITE" (0a16e24e34f2; from 5.1, mended in 6.13, 6.12.7,
+//!   6.6.68, 6.1.122, 5.15.176, 5.10.233 and 5.4.289): whoever may open `/dev/udmabuf` and has the
+//!   descriptor of a live file, even one that can only read, gets a writable buffer of its pages. Then
+//!   it is not true that only the producer writes. What follows is wrong words, not undefined
+//!   behaviour: nobody has a `&[u8]` of the file, and every access of this program is atomic. And the
+//!   file does not become immutable as long as there is such a buffer, for it pins the pages (`EBUSY`).
 //!
 //! # What is out of scope
 //!
