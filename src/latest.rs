@@ -44,8 +44,18 @@
 //! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call if readers are to be woken |
 //! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
 //! | length of a value | any | fixed | up to a fixed capacity |
-//! | a hostile writer can | stop sending | write any bytes at any time | publish any bytes |
+//! | who can write | nobody | the one [`Producer`] | the one [`Publisher`] |
+//! | seals | `WRITE`, `SHRINK`, and of files made here `GROW` and `SEAL` | `FUTURE_WRITE`, `SHRINK`, and of files made here `GROW` | as a live file |
+//! | can become immutable | is | by [`Producer::finish`] | no |
+//! | order between calls | nothing changes | whoever has read something new reads nothing older | numbers do not fall |
+//! | reading needs memory | no | for the copy | for the copy; none is an error |
+//! | reading can be `SIGBUS` | in holes\* | in holes\* | in holes\* |
+//! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`) and from sleeping, make them allocate up to the capacity, leave holes\* |
 //! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
+//!
+//! \* Memory that was never written, if none is left for it when it is read. A [`Producer`] and a
+//! [`Publisher`] leave none; against those of others there is
+//! [`SealPolicy::reserve`](crate::SealPolicy::reserve).
 //!
 //! # Guarantees
 //!
@@ -80,6 +90,9 @@
 //!   reader is disturbed when the publisher comes round to the same slot, and then begins anew, with
 //!   the value that is newest by then. After a hundred times it says so.
 //! * That an end is told: a publisher that is killed, or never dropped, just falls silent.
+//! * Where words have 32 bits, that a value is left by a publisher that is killed just while its
+//!   number changes in two words, which is once in 2³¹ values. Nothing can be read after that:
+//!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or knows of no value yet.
 //! * What is not guaranteed of a [`LiveMap`] and a [`Producer`]. Above all, a foreign publisher may
 //!   leave holes in its file.
 
@@ -375,6 +388,10 @@ impl Subscriber {
     /// Sleeps until the newest value has a greater number than `seen`, which is what
     /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
     /// looks, without a system call; [`Duration::MAX`] is none.
+    ///
+    /// An event loop cannot wait for this, for there is no descriptor to poll. Wait in a thread that
+    /// writes to a pipe or eventfd of the loop; or have the publisher follow each value by a byte on
+    /// the socket that its file was sent over.
     ///
     /// # Errors
     ///
