@@ -2,12 +2,17 @@
 //! crashes, hangs, reads beyond the value, or goes back. `SEALED_MMAP_FULL=1` for long runs.
 #![cfg(target_os = "linux")]
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+#[path = "common/runs.rs"]
+mod runs;
+
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
+use runs::{is_alone, is_emulated};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
-use sealed_mmap::{FutureWriteSealed, Producer, SealedFile};
+use sealed_mmap::{FutureWriteSealed, Producer, SealPolicy, SealedFile, Seals, add_seals};
 
 const CAPACITY: usize = 1000;
 const SLOTS: usize = 4;
@@ -78,48 +83,43 @@ impl Random {
     }
 }
 
-/// Reads and waits while another thread attacks, and holds the reader to its promises.
-fn readers_stand(
-    name: &str,
-    mut producer: Producer,
-    mut attack: impl FnMut(&mut Producer, &mut Random) + Send,
-) {
+/// Reads and waits while another thread attacks, and holds the reader to its promises. The attack is
+/// one that lets some values through, and not all.
+fn readers_stand(mut producer: Producer, mut attack: impl FnMut(&mut Producer, &mut Random)) {
     let mut subscriber = open(&producer);
     let time = Duration::from_millis(if full() { 10_000 } else { 200 });
-    let over = AtomicBool::new(false);
-    let (mut value, mut seen) = (Vec::new(), 0);
-    let (mut given, mut refused) = (0_u64, 0_u64);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut random = Random(0x9e37_79b9_7f4a_7c15);
-            while !over.load(Relaxed) {
-                attack(&mut producer, &mut random);
-            }
-        });
+    let a_moment = Duration::from_secs(if is_emulated() { 10 } else { 1 });
+    let reader = thread::spawn(move || {
+        let (mut value, mut seen) = (Vec::new(), 0);
+        let (mut given, mut refused) = (0_u64, 0_u64);
         let started = Instant::now();
-        while started.elapsed() < time {
-            let begun = Instant::now();
+        while started.elapsed() < time || (given == 0 || refused == 0) && started.elapsed() < LONG {
             match subscriber.latest(&mut value) {
                 Ok(number) => {
-                    assert!(number.unwrap_or(0) >= seen, "{name}");
+                    assert!(number.unwrap_or(0) >= seen);
                     seen = number.unwrap_or(0);
                     given += 1;
                 }
                 Err(error) => {
                     let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::InvalidData];
-                    assert!(kinds.contains(&error.kind()), "{name}: {error}");
-                    assert!(value.is_empty(), "{name}");
+                    assert!(kinds.contains(&error.kind()), "{error}");
+                    assert!(value.is_empty());
                     refused += 1;
                 }
             }
-            assert!(value.len() <= CAPACITY, "{name}");
-            assert_eq!(subscriber.capacity(), CAPACITY, "{name}");
+            assert!(value.len() <= CAPACITY);
+            assert_eq!(subscriber.capacity(), CAPACITY);
+            let begun = Instant::now();
             let _any = subscriber.wait(seen, Duration::from_micros(100)).unwrap();
-            assert!(begun.elapsed() < LONG, "{name}");
+            assert!(begun.elapsed() < a_moment);
         }
-        over.store(true, Relaxed);
+        assert!(given > 0 && refused > 0, "{given} values, {refused} refusals");
     });
-    eprintln!("{name}: {given} values, {refused} refusals");
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    while !reader.is_finished() {
+        attack(&mut producer, &mut random);
+    }
+    reader.join().unwrap();
 }
 
 fn full() -> bool {
@@ -137,7 +137,7 @@ fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) -> String {
 fn random_bytes_everywhere_confuse_no_reader() {
     let Some(producer) = hostile() else { return };
     let honest = producer.file().map_live().unwrap().to_vec(..).unwrap();
-    readers_stand("random bytes everywhere", producer, |producer, random| {
+    readers_stand(producer, |producer, random| {
         let at = random.next() % (honest.len() as u64 - 8);
         producer.write_at(at, &random.next().to_ne_bytes()).unwrap();
         if random.next() % 100 == 0 {
@@ -150,7 +150,7 @@ fn random_bytes_everywhere_confuse_no_reader() {
 fn random_lengths_and_rising_numbers_confuse_no_reader() {
     let Some(producer) = hostile() else { return };
     let mut number = 3;
-    readers_stand("random lengths and rising numbers", producer, move |producer, random| {
+    readers_stand(producer, |producer, random| {
         number += random.next() % 3;
         let len = random.next() as usize >> (random.next() % usize::BITS as u64);
         producer.write_at(slot(number), &stamp(number)).unwrap();
@@ -223,6 +223,52 @@ fn a_length_beyond_the_capacity_is_refused_and_takes_no_memory() {
     producer.write_at(slot(3) + LEN, &CAPACITY.to_ne_bytes()).unwrap();
     assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
     assert_eq!((value.len(), &value[..6]), (CAPACITY, &b"three\0"[..]));
+}
+
+#[test]
+fn a_value_that_there_is_no_memory_for_is_an_error() {
+    const CAPACITY: u64 = 128 << 20; // more than an allocator keeps in store for a thread
+    if !is_alone("a_value_that_there_is_no_memory_for_is_an_error") {
+        return;
+    }
+    let Some(honest) = hostile() else { return };
+    let mut header = honest.file().map_live().unwrap().to_vec(..32).unwrap();
+    header[CAPACITY_FIELD as usize..].copy_from_slice(&CAPACITY.to_ne_bytes());
+    // Of holes, which only somebody else's program leaves.
+    let subscriber = |len: u64| {
+        let stride = CAPACITY + 128;
+        let mut draft = SealedFile::create("sparse").unwrap();
+        draft.set_len(FIRST_SLOT + SLOTS as u64 * stride).unwrap();
+        for (offset, bytes) in [
+            (0, &header[..]),
+            (NEWEST, &stamp(1)),
+            (FIRST_SLOT + stride, &stamp(1)),
+            (FIRST_SLOT + stride + LEN, &(len as usize).to_ne_bytes()),
+        ] {
+            draft.write_all_at(bytes, offset).unwrap();
+        }
+        let file = draft.into_file();
+        add_seals(&file, Seals::FUTURE_WRITE | Seals::SHRINK).unwrap();
+        let file = SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap();
+        Subscriber::open(&file).unwrap()
+    };
+    let (mut long, mut short, mut value) = (subscriber(CAPACITY), subscriber(5), Vec::new());
+    let limit = getrlimit(Resource::As);
+    let little_more = Some(address_space() + CAPACITY / 2);
+    setrlimit(Resource::As, Rlimit { current: little_more, ..limit }).unwrap();
+    let error = long.latest(&mut value).unwrap_err();
+    assert_eq!((error.kind(), value.len()), (io::ErrorKind::OutOfMemory, 0));
+    // Controls: a short value, and as long a one where there is memory.
+    assert_eq!((short.latest(&mut value).unwrap(), value.len()), (Some(1), 5));
+    setrlimit(Resource::As, limit).unwrap();
+    value.try_reserve(CAPACITY as usize).unwrap();
+}
+
+/// What this process has of it, in bytes.
+fn address_space() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    size.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[test]
