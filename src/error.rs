@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::state::Unsealed;
 use crate::{SealedFile, Seals};
 
-/// Why the kernel would not seal a file.
+/// Why a file was not sealed.
 ///
 /// # Examples
 ///
@@ -38,8 +38,9 @@ pub enum SealFailure {
     /// The file or the kernel does not know one of the seals (`EINVAL`).
     #[error("the kernel does not know these seals")]
     Unsupported,
-    /// Anything else: the error tells.
-    #[error("the kernel refused")]
+    /// Anything else, such as that the seals would not be believed (see
+    /// [`UntrustedWriteSeal`](Refusal::UntrustedWriteSeal)). The error tells.
+    #[error("the source tells why")]
     Other,
 }
 
@@ -75,7 +76,7 @@ impl<F> SealError<F> {
         Self { reason, error, file }
     }
 
-    /// The kernel's error, with its errno.
+    /// The kernel's error, with its errno. Of [`SealFailure::Other`] it may be the crate's, without.
     ///
     /// # Examples
     ///
@@ -123,7 +124,7 @@ impl<F> SealError<F> {
         self.file
     }
 
-    /// Drops the file and gives the kernel's error.
+    /// Drops the file and gives the [`error`](Self::error).
     ///
     /// # Examples
     ///
@@ -139,7 +140,7 @@ impl<F> SealError<F> {
         self.error
     }
 
-    /// Gives the kernel's error and the file, unchanged.
+    /// Gives the [`error`](Self::error) and the file, unchanged.
     ///
     /// # Examples
     ///
@@ -268,7 +269,7 @@ pub enum Refusal {
     CannotSeal {
         /// What stood in the way.
         reason: SealFailure,
-        /// The kernel's error.
+        /// The kernel's error, or the crate's.
         #[source]
         error: io::Error,
     },
@@ -441,5 +442,20 @@ pub struct OutOfBounds {
 impl From<OutOfBounds> for io::Error {
     fn from(error: OutOfBounds) -> Self {
         Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error;
+
+    #[test]
+    fn what_the_crate_refuses_is_not_blamed_on_the_kernel() {
+        let failure =
+            (SealFailure::Other, io::Error::other("this kernel's seals are not believed"));
+        let error = SealError::new(failure, ());
+        assert_eq!(error.to_string(), "cannot seal the file: the source tells why");
+        assert_eq!(error.source().unwrap().to_string(), "this kernel's seals are not believed");
     }
 }

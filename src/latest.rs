@@ -44,8 +44,18 @@
 //! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call if readers are to be woken |
 //! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
 //! | length of a value | any | fixed | up to a fixed capacity |
-//! | a hostile writer can | stop sending | write any bytes at any time | publish any bytes |
+//! | who can write | nobody | the one [`Producer`] | the one [`Publisher`] |
+//! | seals | `WRITE`, `SHRINK`, and of files made here `GROW` and `SEAL` | `FUTURE_WRITE`, `SHRINK`, and of files made here `GROW` | as a live file |
+//! | can become immutable | is | by [`Producer::finish`] | no |
+//! | order between calls | nothing changes | whoever has read something new reads nothing older | numbers do not fall |
+//! | reading needs memory | no | for the copy | for the copy; none is an error |
+//! | reading can be `SIGBUS` | in holes\* | in holes\* | in holes\* |
+//! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`) and from sleeping, make them allocate up to the capacity, leave holes\* |
 //! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
+//!
+//! \* Memory that was never written, if none is left for it when it is read. A [`Producer`] and a
+//! [`Publisher`] leave none; against those of others there is
+//! [`SealPolicy::reserve`](crate::SealPolicy::reserve).
 //!
 //! # Guarantees
 //!
@@ -80,6 +90,9 @@
 //!   reader is disturbed when the publisher comes round to the same slot, and then begins anew, with
 //!   the value that is newest by then. After a hundred times it says so.
 //! * That an end is told: a publisher that is killed, or never dropped, just falls silent.
+//! * Where words have 32 bits, that a value is left by a publisher that is killed just while its
+//!   number changes in two words, which is once in 2³¹ values. Nothing can be read after that:
+//!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or knows of no value yet.
 //! * What is not guaranteed of a [`LiveMap`] and a [`Producer`]. Above all, a foreign publisher may
 //!   leave holes in its file.
 
@@ -93,7 +106,7 @@ use crate::live::{WORD, Words, WordsMut};
 use crate::state::FutureWriteSealed;
 use crate::{LiveMap, OutOfBounds, Producer, SealedFile, sys};
 
-use protocol::{Geometry, HEADER, NEWEST, Reader, Sink, Source, Writer};
+use protocol::{BELL, Geometry, HEADER, News, Reader, Sink, Source, Writer};
 
 /// What the protocol reads and writes at once.
 type Word = usize;
@@ -160,10 +173,8 @@ impl Publisher {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn create_with_slots(name: &str, capacity: usize, slots: usize) -> io::Result<Self> {
-        let geometry = Geometry::new(slots, capacity).ok_or_else(|| {
-            let message = "the slots are not a power of two from 2 on, or too large";
-            io::Error::new(io::ErrorKind::InvalidInput, message)
-        })?;
+        let geometry = Geometry::new(slots as u64, capacity as u64)
+            .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
         let producer = Producer::build(name, geometry.len() as u64, |bytes| {
             bytes[..HEADER].copy_from_slice(&geometry.to_header());
             Ok(())
@@ -254,7 +265,7 @@ impl Publisher {
     }
 
     fn wake(&self) {
-        sys::futex::wake(self.producer.words().futex(NEWEST));
+        sys::futex::wake(self.producer.words().futex(BELL));
     }
 }
 
@@ -324,7 +335,7 @@ impl Subscriber {
         let mut header = [0; HEADER];
         let geometry = match map.read_at(0, &mut header) {
             Ok(()) => Geometry::from_header(&header, map.len()),
-            Err(_) => Err("the file is too short to be a publisher's"),
+            Err(_) => Err(format!("a file of {} bytes is too short for a publisher's", map.len())),
         }
         .map_err(|message| io::Error::new(io::ErrorKind::InvalidData, message))?;
         Ok(Self { map, reader: Reader::new(geometry) })
@@ -344,6 +355,8 @@ impl Subscriber {
     /// # Errors
     ///
     /// * `WouldBlock`: each of a hundred attempts was overtaken by the publisher, or it is hostile.
+    ///   Let some time pass before the next call, for a hostile one goes on. [`wait`](Self::wait) lets
+    ///   none pass: while there is something newer it returns at once.
     /// * `InvalidData`: the value is longer than the capacity; the publisher is hostile.
     /// * `OutOfMemory`: no memory for the value.
     ///
@@ -372,9 +385,13 @@ impl Subscriber {
         outcome
     }
 
-    /// Sleeps until the newest value has another number than `seen`, which is what
+    /// Sleeps until the newest value has a greater number than `seen`, which is what
     /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
     /// looks, without a system call; [`Duration::MAX`] is none.
+    ///
+    /// An event loop cannot wait for this, for there is no descriptor to poll. Wait in a thread that
+    /// writes to a pipe or eventfd of the loop; or have the publisher follow each value by a byte on
+    /// the socket that its file was sent over.
     ///
     /// # Errors
     ///
@@ -403,21 +420,17 @@ impl Subscriber {
         let deadline = Instant::now().checked_add(timeout);
         let words = self.map.words();
         loop {
-            // First, so that a value that comes from here on keeps this from falling asleep, unless
-            // it is exactly 2³¹ of them.
-            let expected = words.load(NEWEST) as u32;
-            let (number, ended) = Reader::newest(&words);
-            if number != seen {
-                return Ok(Waited::Newer);
-            }
-            if ended {
-                return Ok(Waited::Ended);
-            }
+            let bell = match Reader::news(&words, seen) {
+                News::Newer => return Ok(Waited::Newer),
+                News::Ended => return Ok(Waited::Ended),
+                News::Nothing { bell } => bell,
+            };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return Ok(Waited::TimedOut);
             }
-            sys::futex::wait(words.futex(NEWEST), expected, left)?;
+            // A value that has come since keeps this from falling asleep, unless it is exactly 2³¹.
+            sys::futex::wait(words.futex(BELL), bell as u32, left)?;
         }
     }
 }
@@ -426,7 +439,7 @@ impl Subscriber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Waited {
-    /// There is a value to be read.
+    /// There is a value with a greater number.
     Newer,
     /// There is none, and the publisher has said that none will come.
     Ended,

@@ -7,6 +7,14 @@
 //! end of the file, in its last word and page, can be accessed, and is never given out.
 #![allow(unsafe_code, reason = "mappings are seen as atomic words")]
 
+// Not for x32, whose pointers leave half of a register of x86_64 undefined.
+#[cfg_attr(
+    all(
+        any(target_arch = "x86", all(target_arch = "x86_64", target_pointer_width = "64")),
+        not(miri)
+    ),
+    path = "live/avx.rs"
+)]
 mod bulk;
 mod words;
 
@@ -42,22 +50,26 @@ pub(crate) use words::{WORD, Words, WordsMut};
 /// * Calls are in order: whoever has read what one `write_at` stored, even a single word, reads in
 ///   later calls nothing older than what was stored by the calls before it.
 /// * Memory for the whole file is reserved, so writing does not run out of it.
-/// * A child of `fork(2)` does not inherit the mapping. One that is forked while the producer is
-///   being created may, and then keeps the file from being finished until it ends.
+/// * A child of `fork(2)` does not inherit the mapping, and so must neither use nor drop the producer:
+///   something else of its own may be there. One that is forked while the producer is being created
+///   may inherit it, and then keeps the file from being finished until it ends.
 /// * Dropping the producer ends writing, not reading. The file can then not be finished any more.
 ///
 /// # Not guaranteed
 ///
 /// * That somebody else does not prevent finishing. Another user, with the descriptor from
 ///   [`file`](Self::file), can add no seal and open no writable descriptor, for the file's mode is
-///   `0444`. The same user can change the mode back and open it, and root need not; they can write
-///   nothing even so, but add [`Seals::SEAL`] ([`finish`](Self::finish) fails with `EPERM`). And any
-///   reader can pin pages (`EBUSY`), for as long as it likes.
+///   `0444`. The same user can change the mode back and open it, and root need not. They can write
+///   nothing even so, but add seals, and [`finish`](Self::finish) fails for good: after
+///   [`Seals::SEAL`], or after [`Seals::EXEC`] on a kernel whose write seal is then not believed. And
+///   any reader can pin pages (`EBUSY`), for as long as it likes.
+/// * That nobody else writes, on a kernel that lets udmabuf do it: see
+///   [Known holes in kernels](crate::soundness#known-holes-in-kernels).
 /// * That a reader was there to see: values that are overwritten are gone.
 ///
 /// # Platform-specific
 ///
-/// Linux and Android, from Linux 5.1 (the guarantees are claimed from 5.4), with `/proc` mounted.
+/// Linux and Android, from Linux 5.1 (the guarantees are claimed from 5.4.4), with `/proc` mounted.
 /// With `vm.memfd_noexec=2` no file without [`Seals::EXEC`] can be created, and so no producer.
 ///
 /// # Examples
@@ -258,13 +270,16 @@ impl Producer {
     ///   the producer was being created still runs, or, on kernels before 6.7 and its backports, somebody
     ///   maps the file through a writable descriptor.
     /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): somebody has added [`Seals::SEAL`], see
-    ///   [Not guaranteed](#not-guaranteed).
+    ///   [Not guaranteed](#not-guaranteed). It stays so.
+    /// * [`Other`](SealFailure::Other), without an errno: somebody has added [`Seals::EXEC`], and with
+    ///   that this kernel's write seal is not believed
+    ///   ([`UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)). It stays so.
     ///
     /// # Examples
     ///
     /// A compositor lets its clients watch a keymap while the user edits it, and in the end gives
-    /// out the immutable one, which clients parse in place. It is the same file: who mapped it
-    /// before need not map it again, and who gets the descriptor now may receive it as immutable.
+    /// out the immutable one, which clients parse in place. It is the same file: a client that has
+    /// its descriptor already needs no other.
     ///
     /// ```
     /// # use sealed_mmap::Producer;
@@ -272,10 +287,15 @@ impl Producer {
     /// use sealed_mmap::{SealFailure, SealPolicy, SealedFile};
     ///
     /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
-    /// let preview = keymap.file().try_clone()?; // for a client
-    /// let preview = SealedFile::receive_future_write(preview.into(), &SealPolicy::new())?;
-    /// let preview = preview.map_live()?;
+    /// let sent = keymap.file().try_clone()?.into(); // to a client
+    ///
+    /// // The client. Only root could reserve memory through this descriptor; the producer has.
+    /// let policy = SealPolicy::untrusted(1 << 20).reserve(false);
+    /// let live = SealedFile::receive_future_write(sent, &policy)?;
+    /// let preview = live.map_live()?;
+    ///
     /// keymap.write_at(0, b"xkb_keymap {};")?;
+    /// assert_eq!(preview.to_vec(..14)?, b"xkb_keymap {};");
     ///
     /// let mut finished = keymap.finish();
     /// for _ in 0..3 {
@@ -288,12 +308,15 @@ impl Producer {
     ///     }
     /// }
     /// let keymap = finished?;
-    /// assert_eq!(&keymap.map_read_only()?[..14], b"xkb_keymap {};");
-    /// assert_eq!(preview.to_vec(..14)?, b"xkb_keymap {};");
     ///
-    /// let sent = keymap.open_read_only()?; // for another client
-    /// let received = SealedFile::receive_read_only(sent.into(), &SealPolicy::new())?;
-    /// # assert_eq!(received.len()?, 16);
+    /// // The client is told, and takes the file that it has as an immutable one.
+    /// let text = SealedFile::receive_read_only(live.into(), &policy)?.map_read_only()?;
+    /// assert_eq!(&text[..14], b"xkb_keymap {};"); // a `&[u8]`
+    ///
+    /// // Others only get the immutable one, through which they can reserve memory.
+    /// let sent = keymap.try_clone()?.into();
+    /// let received = SealedFile::receive_read_only(sent, &SealPolicy::untrusted(1 << 20))?;
+    /// assert_eq!(received.map_read_only()?[..], text[..]);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "F_SEAL_WRITE")]
@@ -425,6 +448,9 @@ impl LiveMap {
     }
 
     /// [`read_at`](Self::read_at) into a new vector.
+    ///
+    /// Like every vector it ends the process if there is no memory for it: bound the length of a
+    /// foreign file by the [policy](crate::SealPolicy::len), or use `read_at`.
     ///
     /// # Errors
     ///

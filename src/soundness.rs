@@ -102,9 +102,14 @@
 //!   `F_SEAL_FUTURE_WRITE` there can be no other.
 //! * *No access faults*: mappings are as long as the file, rounded up within its last page, and
 //!   `F_SEAL_SHRINK` keeps it that long.
-//! * *Several words at once*: on x86 with AVX the words are moved by instructions that the
-//!   manufacturers promise to be atomic for 16 aligned bytes (Intel SDM, volume 3, "Guaranteed Atomic
-//!   Operations"; AMD APM, volume 2, "Access Atomicity"), and so for each word in them.
+//! * *Several words at once*: on x86 with AVX words are moved by inline assembly, 16 aligned bytes at
+//!   a time. To Rust this is a function written elsewhere (reference, "Inline assembly": what it may
+//!   read and write is "the same as those allowed for an FFI function"), and one that loads or stores
+//!   each word, `Relaxed`. For the instructions to do that, no word may be divided. Intel promises that
+//!   none of the 16 bytes are (SDM, volume 3, "Guaranteed Atomic Operations"), AMD promises it of
+//!   cacheable memory, which a memfd's is (APM, volume 2, "Access Atomicity"). Of other makers of
+//!   processors with AVX no promise is known; with theirs it is an assumption. Were it wrong, a word
+//!   could be a mixture, as with a writer that uses other instructions.
 //!
 //! [`latest`](crate::latest) adds no unsafe code but the address of one word for `futex(2)`, which
 //! only the kernel looks at. That a value is whole is a matter of fences, argued at the top of its
@@ -125,6 +130,12 @@
 //!   memory that were mapped read-only.
 //! * "udmabuf: fix racy memfd sealing check" (6.13): whoever may open `/dev/udmabuf` could make a
 //!   writable buffer of a memfd's pages in the moment in which it was sealed.
+//! * "udmabuf: also check for F_SEAL_FUTURE_WRITE" (0a16e24e34f2; from 5.1, mended in 6.13, 6.12.7,
+//!   6.6.68, 6.1.122, 5.15.176, 5.10.233 and 5.4.289): whoever may open `/dev/udmabuf` and has the
+//!   descriptor of a live file, even one that can only read, gets a writable buffer of its pages. Then
+//!   it is not true that only the producer writes. What follows is wrong words, not undefined
+//!   behaviour: nobody has a `&[u8]` of the file, and every access of this program is atomic. And the
+//!   file does not become immutable as long as there is such a buffer, for it pins the pages (`EBUSY`).
 //!
 //! # What is out of scope
 //!

@@ -114,7 +114,7 @@ pub enum ReadOnlySealed {}
 ///
 /// # Platform-specific
 ///
-/// Linux and Android, from Linux 5.1 (5.4 is the oldest kernel the guarantee is claimed for).
+/// Linux and Android, from Linux 5.1 (5.4.4 is the oldest kernel the guarantee is claimed for).
 /// Elsewhere no file is ever in this state.
 ///
 /// # Examples

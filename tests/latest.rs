@@ -153,6 +153,7 @@ fn slots_that_are_no_power_of_two_or_cannot_be_mapped_are_refused() {
     {
         let error = Publisher::create_with_slots("latest", capacity, slots).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{capacity}, {slots}");
+        assert!(error.to_string().starts_with(&format!("{slots} slots ")), "{error}");
     }
     for slots in [2, 4, 64] {
         let Some(mut publisher) = create(1, slots) else { return };
@@ -320,8 +321,9 @@ fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before(
     if part().is_some() {
         let (mut subscriber, values) = (receive(stdin()), Values::new(4096));
         assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
-        let (mut value, mut seen, mut distinct, mut overtaken) = (Vec::new(), 0, 0_u64, 0_u64);
-        for _ in 0..reads {
+        let (mut value, mut seen, mut distinct) = (Vec::new(), 0, 0_u64);
+        let (mut read, mut overtaken) = (0, 0_u64);
+        while read < reads {
             if distinct < 100 {
                 assert_eq!(subscriber.wait(seen, LONG).unwrap(), Waited::Newer);
             }
@@ -332,33 +334,29 @@ fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before(
                     assert!(is_whole(&value) && value == values.get(number), "{number}: torn");
                     distinct += u64::from(number > seen);
                     seen = number;
+                    read += 1;
                 }
                 Err(error) => {
                     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
                     overtaken += 1;
+                    assert!(overtaken < reads / 100, "after {read} values");
                 }
             }
         }
-        eprintln!("{reads} reads of {distinct} values among {seen}; {overtaken} given up");
-        assert!(overtaken < reads / 100);
+        eprintln!("{read} reads of {distinct} values among {seen}; {overtaken} given up");
         return println!("distinct {distinct}");
     }
     let Some(mut publisher) = create(4096, 4) else { return };
     let values = Values::new(4096);
     let readers = [(); READERS as usize]
         .map(|()| start(NAME, "reader", publisher.file().try_clone().unwrap()));
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut number = 0;
-            while !over.load(Relaxed) {
-                values.publish_next(&mut publisher, &mut number);
-            }
-        });
-        let distinct = readers.map(|reader| result(reader, "distinct "));
-        over.store(true, Relaxed);
-        assert!(distinct.iter().all(|distinct| *distinct >= 100), "{distinct:?}");
-    });
+    let readers = thread::spawn(|| readers.map(|reader| result(reader, "distinct ")));
+    let mut number = 0;
+    while !readers.is_finished() {
+        values.publish_next(&mut publisher, &mut number);
+    }
+    let distinct = readers.join().unwrap();
+    assert!(distinct.iter().all(|distinct| *distinct >= 100), "{distinct:?}");
 }
 
 /// The control of the test above.

@@ -2,17 +2,23 @@
 //! crashes, hangs, reads beyond the value, or goes back. `SEALED_MMAP_FULL=1` for long runs.
 #![cfg(target_os = "linux")]
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+#[path = "common/runs.rs"]
+mod runs;
+
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
+use runs::{is_alone, is_emulated};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
-use sealed_mmap::{FutureWriteSealed, Producer, SealedFile};
+use sealed_mmap::{FutureWriteSealed, Producer, SealPolicy, SealedFile, Seals, add_seals};
 
 const CAPACITY: usize = 1000;
 const SLOTS: usize = 4;
 const WORD: usize = size_of::<usize>();
 const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(20);
 
 // The layout that the module's source describes.
 const SLOTS_FIELD: u64 = 16;
@@ -55,7 +61,12 @@ fn slot(number: u64) -> u64 {
 
 /// As a slot and the header tell a number.
 fn stamp(number: u64) -> [u8; 8] {
-    let stamp = number << 1;
+    ended(number, false)
+}
+
+/// As the header tells the newest number, and whether there will be another.
+fn ended(number: u64, ended: bool) -> [u8; 8] {
+    let stamp = number << 1 | u64::from(ended);
     if cfg!(target_endian = "big") && WORD == 4 { stamp.rotate_left(32) } else { stamp }
         .to_ne_bytes()
 }
@@ -72,64 +83,61 @@ impl Random {
     }
 }
 
-/// Reads and waits while another thread attacks, and holds the reader to its promises.
-fn readers_stand(
-    name: &str,
-    mut producer: Producer,
-    mut attack: impl FnMut(&mut Producer, &mut Random) + Send,
-) {
+/// Reads and waits while another thread attacks, and holds the reader to its promises. The attack is
+/// one that lets some values through, and not all.
+fn readers_stand(mut producer: Producer, mut attack: impl FnMut(&mut Producer, &mut Random)) {
     let mut subscriber = open(&producer);
     let time = Duration::from_millis(if full() { 10_000 } else { 200 });
-    let over = AtomicBool::new(false);
-    let (mut value, mut seen) = (Vec::new(), 0);
-    let (mut given, mut refused) = (0_u64, 0_u64);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut random = Random(0x9e37_79b9_7f4a_7c15);
-            while !over.load(Relaxed) {
-                attack(&mut producer, &mut random);
-            }
-        });
+    let a_moment = Duration::from_secs(if is_emulated() { 10 } else { 1 });
+    let reader = thread::spawn(move || {
+        let (mut value, mut seen) = (Vec::new(), 0);
+        let (mut given, mut refused) = (0_u64, 0_u64);
         let started = Instant::now();
-        while started.elapsed() < time {
-            let begun = Instant::now();
+        while started.elapsed() < time || (given == 0 || refused == 0) && started.elapsed() < LONG {
             match subscriber.latest(&mut value) {
                 Ok(number) => {
-                    assert!(number.unwrap_or(0) >= seen, "{name}");
+                    assert!(number.unwrap_or(0) >= seen);
                     seen = number.unwrap_or(0);
                     given += 1;
                 }
                 Err(error) => {
                     let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::InvalidData];
-                    assert!(kinds.contains(&error.kind()), "{name}: {error}");
-                    assert!(value.is_empty(), "{name}");
+                    assert!(kinds.contains(&error.kind()), "{error}");
+                    assert!(value.is_empty());
                     refused += 1;
                 }
             }
-            assert!(value.len() <= CAPACITY, "{name}");
-            assert_eq!(subscriber.capacity(), CAPACITY, "{name}");
+            assert!(value.len() <= CAPACITY);
+            assert_eq!(subscriber.capacity(), CAPACITY);
+            let begun = Instant::now();
             let _any = subscriber.wait(seen, Duration::from_micros(100)).unwrap();
-            assert!(begun.elapsed() < LONG, "{name}");
+            assert!(begun.elapsed() < a_moment);
         }
-        over.store(true, Relaxed);
+        assert!(given > 0 && refused > 0, "{given} values, {refused} refusals");
     });
-    eprintln!("{name}: {given} values, {refused} refusals");
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    while !reader.is_finished() {
+        attack(&mut producer, &mut random);
+    }
+    reader.join().unwrap();
 }
 
 fn full() -> bool {
     env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
 }
 
-fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) {
+/// What the refusal says.
+fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) -> String {
     let error = Subscriber::open(file).expect_err(what);
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
+    error.to_string()
 }
 
 #[test]
 fn random_bytes_everywhere_confuse_no_reader() {
     let Some(producer) = hostile() else { return };
     let honest = producer.file().map_live().unwrap().to_vec(..).unwrap();
-    readers_stand("random bytes everywhere", producer, |producer, random| {
+    readers_stand(producer, |producer, random| {
         let at = random.next() % (honest.len() as u64 - 8);
         producer.write_at(at, &random.next().to_ne_bytes()).unwrap();
         if random.next() % 100 == 0 {
@@ -142,7 +150,7 @@ fn random_bytes_everywhere_confuse_no_reader() {
 fn random_lengths_and_rising_numbers_confuse_no_reader() {
     let Some(producer) = hostile() else { return };
     let mut number = 3;
-    readers_stand("random lengths and rising numbers", producer, move |producer, random| {
+    readers_stand(producer, |producer, random| {
         number += random.next() % 3;
         let len = random.next() as usize >> (random.next() % usize::BITS as u64);
         producer.write_at(slot(number), &stamp(number)).unwrap();
@@ -169,6 +177,23 @@ fn numbers_that_fall_are_not_given_out() {
 }
 
 #[test]
+fn a_number_that_falls_is_nothing_to_be_woken_for() {
+    let Some(mut producer) = hostile() else { return };
+    let subscriber = open(&producer);
+    for older in [2, 1, 0] {
+        for end in [false, true] {
+            producer.write_at(NEWEST, &ended(older, end)).unwrap();
+            let started = Instant::now();
+            assert_eq!(subscriber.wait(3, SHORT).unwrap(), Waited::TimedOut, "{older}, {end}");
+            assert!(started.elapsed() >= SHORT, "{older}, {end}");
+        }
+    }
+    // Control: whoever has seen less is told.
+    producer.write_at(NEWEST, &stamp(2)).unwrap();
+    assert_eq!(subscriber.wait(1, LONG).unwrap(), Waited::Newer);
+}
+
+#[test]
 fn a_slot_that_is_always_being_written_is_given_up() {
     let Some(mut producer) = hostile() else { return };
     let mut subscriber = open(&producer);
@@ -191,11 +216,59 @@ fn a_length_beyond_the_capacity_is_refused_and_takes_no_memory() {
         producer.write_at(slot(3) + LEN, &len.to_ne_bytes()).unwrap();
         let error = subscriber.latest(&mut value).unwrap_err();
         assert_eq!((error.kind(), value.len()), (io::ErrorKind::InvalidData, 0), "{len}");
+        let message = format!("a value of {len} bytes, where no more than {CAPACITY} fit");
+        assert_eq!(error.to_string(), message);
         assert!(value.capacity() <= CAPACITY);
     }
     producer.write_at(slot(3) + LEN, &CAPACITY.to_ne_bytes()).unwrap();
     assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
     assert_eq!((value.len(), &value[..6]), (CAPACITY, &b"three\0"[..]));
+}
+
+#[test]
+fn a_value_that_there_is_no_memory_for_is_an_error() {
+    const CAPACITY: u64 = 128 << 20; // more than an allocator keeps in store for a thread
+    if !is_alone("a_value_that_there_is_no_memory_for_is_an_error") {
+        return;
+    }
+    let Some(honest) = hostile() else { return };
+    let mut header = honest.file().map_live().unwrap().to_vec(..32).unwrap();
+    header[CAPACITY_FIELD as usize..].copy_from_slice(&CAPACITY.to_ne_bytes());
+    // Of holes, which only somebody else's program leaves.
+    let subscriber = |len: u64| {
+        let stride = CAPACITY + 128;
+        let mut draft = SealedFile::create("sparse").unwrap();
+        draft.set_len(FIRST_SLOT + SLOTS as u64 * stride).unwrap();
+        for (offset, bytes) in [
+            (0, &header[..]),
+            (NEWEST, &stamp(1)),
+            (FIRST_SLOT + stride, &stamp(1)),
+            (FIRST_SLOT + stride + LEN, &(len as usize).to_ne_bytes()),
+        ] {
+            draft.write_all_at(bytes, offset).unwrap();
+        }
+        let file = draft.into_file();
+        add_seals(&file, Seals::FUTURE_WRITE | Seals::SHRINK).unwrap();
+        let file = SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap();
+        Subscriber::open(&file).unwrap()
+    };
+    let (mut long, mut short, mut value) = (subscriber(CAPACITY), subscriber(5), Vec::new());
+    let limit = getrlimit(Resource::As);
+    let little_more = Some(address_space() + CAPACITY / 2);
+    setrlimit(Resource::As, Rlimit { current: little_more, ..limit }).unwrap();
+    let error = long.latest(&mut value).unwrap_err();
+    assert_eq!((error.kind(), value.len()), (io::ErrorKind::OutOfMemory, 0));
+    // Controls: a short value, and as long a one where there is memory.
+    assert_eq!((short.latest(&mut value).unwrap(), value.len()), (Some(1), 5));
+    setrlimit(Resource::As, limit).unwrap();
+    value.try_reserve(CAPACITY as usize).unwrap();
+}
+
+/// What this process has of it, in bytes.
+fn address_space() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    size.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[test]
@@ -219,6 +292,7 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
     let Some(mut producer) = hostile() else { return };
     let (slots, capacity) = (SLOTS as u64, CAPACITY as u64);
     let most = STRIDE - 16;
+    let mut messages = Vec::new();
     for (slots, capacity, fits) in [
         (slots, capacity, true),
         (slots, most, true),
@@ -239,8 +313,17 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
         producer.write_at(CAPACITY_FIELD, &capacity.to_ne_bytes()).unwrap();
         match fits {
             true => drop(open(&producer)),
-            false => refused(producer.file(), &format!("{slots} slots of {capacity} bytes")),
+            false => {
+                messages.push(refused(producer.file(), &format!("{slots} slots, {capacity} bytes")))
+            }
         }
+    }
+    for expected in [
+        format!("4 slots for {} bytes each need 4864 bytes, and the file has 4352", most + 1),
+        format!("4 slots for {} bytes each are more than can be mapped", u64::MAX),
+        "3 slots are not a power of two from 2 on".into(),
+    ] {
+        assert!(messages.contains(&expected), "{messages:?}");
     }
 }
 
@@ -255,6 +338,16 @@ fn a_file_of_something_else_is_not_opened() {
         producer.write_at(byte, &before).unwrap();
     }
     drop(open(&producer));
+    for (field, message) in [
+        (8, "the layout is of version 7, not 1".to_string()),
+        (12, format!("the publisher's machine words have 7 bytes, not {WORD}")),
+    ] {
+        let mut before = [0; 4];
+        producer.read_at(field, &mut before).unwrap();
+        producer.write_at(field, &7_u32.to_ne_bytes()).unwrap();
+        assert_eq!(refused(producer.file(), "7"), message);
+        producer.write_at(field, &before).unwrap();
+    }
 
     let bytes = producer.file().map_live().unwrap().to_vec(..).unwrap();
     for len in [0, 1, 31, 32, 255, 256, bytes.len() - 1] {
@@ -262,7 +355,8 @@ fn a_file_of_something_else_is_not_opened() {
             file.copy_from_slice(&bytes[..len]);
             Ok(())
         });
-        refused(short.unwrap().file(), &format!("the first {len} bytes"));
+        let message = refused(short.unwrap().file(), &format!("the first {len} bytes"));
+        assert!(message.contains(&format!("{len}")), "{message}");
     }
 }
 
@@ -270,9 +364,7 @@ fn a_file_of_something_else_is_not_opened() {
 fn an_end_that_is_not_one_is_no_more_than_that() {
     let Some(mut producer) = hostile() else { return };
     let mut subscriber = open(&producer);
-    let mut ended = stamp(3);
-    ended[if cfg!(target_endian = "big") { 7 } else { 0 }] |= 1;
-    producer.write_at(NEWEST, &ended).unwrap();
+    producer.write_at(NEWEST, &ended(3, true)).unwrap();
     assert_eq!(subscriber.wait(3, LONG).unwrap(), Waited::Ended);
     producer.write_at(slot(4), &stamp(4)).unwrap();
     producer.write_at(NEWEST, &stamp(4)).unwrap();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 use loom::sync::atomic::{AtomicUsize, fence};
+use loom::sync::{Condvar, Mutex};
 
 #[path = "../src/latest"]
 mod words_of_64_bits {
@@ -71,12 +72,16 @@ struct Run {
     before: &'static [u64],
     during: &'static [u64],
     reads: usize,
+    /// Whether the writer ends after that.
+    ends: bool,
     /// Fences executed before one is left out.
     writer: usize,
     reader: usize,
 }
 
-const RUN: Run = Run { before: &[1], during: &[2, 3], reads: 2, writer: NEVER, reader: NEVER };
+const RUN: Run =
+    Run { before: &[1], during: &[2, 3], reads: 2, ends: false, writer: NEVER, reader: NEVER };
+const WAIT: Run = Run { during: &[2], ..RUN };
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let full = std::env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1");
@@ -89,7 +94,7 @@ macro_rules! model {
     ($width:ident) => {
         use super::*;
         use crate::$width::Word;
-        use crate::$width::protocol::{Geometry, Reader, Sink, Source, Writer};
+        use crate::$width::protocol::{BELL, Geometry, News, Reader, Sink, Source, Writer};
 
         const WORD: usize = size_of::<Word>();
 
@@ -160,7 +165,7 @@ macro_rules! model {
         }
 
         fn run(run: Run) {
-            let geometry = Geometry::new(2, 2 * WORD).unwrap();
+            let geometry = Geometry::new(2, 2 * WORD as u64).unwrap();
             let (before, during) =
                 (writers(geometry, run.before), Arc::new(writers(geometry, run.during)));
             check(move || {
@@ -191,6 +196,65 @@ macro_rules! model {
             let failure = catch_unwind(run).err();
             failure.is_some_and(|panic| panic.downcast_ref() == Some(&"torn"))
         }
+
+        /// A reader that sleeps until each value, and until the end if there is one.
+        fn wait(run: Run) {
+            let geometry = Geometry::new(2, 2 * WORD as u64).unwrap();
+            let (before, during) =
+                (writers(geometry, run.before), Arc::new(writers(geometry, run.during)));
+            check(move || {
+                let mut memory = Memory::new(geometry.len() / WORD);
+                publish(&before, &mut memory);
+                let (mut theirs, numbers) = (memory.side(run.writer), Arc::clone(&during));
+                // To the kernel, comparing and falling asleep is one step.
+                let futex = Arc::new((Mutex::new(()), Condvar::new()));
+                let theirs_too = Arc::clone(&futex);
+                let thread = loom::thread::spawn(move || {
+                    let wake = || {
+                        drop(theirs_too.0.lock());
+                        theirs_too.1.notify_all();
+                    };
+                    for (writer, number) in &*numbers {
+                        let mut writer = writer.clone();
+                        writer.publish(&mut theirs, &value_of(*number));
+                        wake();
+                        if run.ends && Some(number) == run.during.last() {
+                            writer.end(&mut theirs);
+                            wake();
+                        }
+                    }
+                });
+                let memory = memory.side(run.reader);
+                let (mut reader, mut value) = (Reader::new(geometry), Vec::new());
+                let mut seen = *run.before.last().unwrap();
+                while run.ends || Some(&seen) != run.during.last() {
+                    match Reader::news(&memory, seen) {
+                        News::Newer => {
+                            if let Some(read) = reader.attempt(&memory, &mut value) {
+                                seen = read.unwrap().unwrap();
+                            }
+                        }
+                        News::Ended => break,
+                        News::Nothing { bell } => {
+                            let awake = futex.0.lock().unwrap();
+                            if Source::load(&memory, BELL) == bell {
+                                drop(futex.1.wait(awake));
+                            }
+                        }
+                    }
+                }
+                assert_eq!(Some(&seen), run.during.last(), "missed");
+                thread.join().unwrap();
+            });
+        }
+
+        /// Whether the model finds a reader that nobody wakes.
+        fn sleeps_for_ever(run_without_a_fence: Run) -> bool {
+            let run = AssertUnwindSafe(|| wait(run_without_a_fence));
+            let failure = catch_unwind(run).err();
+            let message = failure.and_then(|panic| panic.downcast::<String>().ok());
+            message.is_some_and(|message| message.starts_with("deadlock"))
+        }
     };
 }
 
@@ -209,12 +273,24 @@ mod with_64_bits {
 
     #[test]
     fn every_fence_is_needed() {
-        for fence in [2, 3] {
+        for fence in [3, 4] {
             assert!(tears(Run { writer: fence, ..RUN }), "writer {fence}");
         }
         for fence in [0, 1] {
             assert!(tears(Run { reader: fence, ..RUN }), "reader {fence}");
         }
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_misses_neither_a_value_nor_the_end() {
+        wait(WAIT);
+        wait(Run { ends: true, ..WAIT });
+    }
+
+    #[test]
+    fn the_fences_around_the_bell_are_needed() {
+        assert!(sleeps_for_ever(Run { writer: 2, ..WAIT }));
+        assert!(sleeps_for_ever(Run { reader: 0, ..WAIT }));
     }
 }
 
@@ -247,8 +323,13 @@ mod with_16_bits {
     }
 
     #[test]
+    fn a_reader_that_sleeps_while_a_number_comes_round_in_part_is_woken() {
+        wait(Run { before: &[ROUND - 1], during: &[ROUND], ..WAIT });
+    }
+
+    #[test]
     fn the_fences_within_a_number_are_needed() {
-        assert!(tears(Run { writer: 10, ..BEGUN }));
+        assert!(tears(Run { writer: 11, ..BEGUN }));
         assert!(tears(Run { reader: 5, ..BEGUN }));
         assert!(tears(Run { writer: 5, ..NEWEST }));
         assert!(tears(Run { reader: 2, ..NEWEST }));

@@ -91,6 +91,9 @@ impl SealedFile<FutureWriteSealed> {
     ///   pins pages for I/O.
     /// * [`NotAllowed`](crate::SealFailure::NotAllowed) (`EPERM`): the descriptor is read-only, as
     ///   what [`Producer::file`](crate::Producer::file) shares, or the file carries [`Seals::SEAL`].
+    /// * [`Other`](crate::SealFailure::Other), without an errno: the file carries [`Seals::EXEC`], and
+    ///   with that this kernel's write seal is not believed
+    ///   ([`UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)). No seal is added then.
     ///
     /// # Examples
     ///
@@ -115,5 +118,45 @@ impl SealedFile<FutureWriteSealed> {
             Ok(()) => Ok(SealedFile::confirmed(self.file, self.known)),
             Err(failure) => Err(SealError::new(failure, self)),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::{Producer, add_seals, sys};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What the documentation says of the same user. It needs `/proc`.
+    #[test]
+    fn an_exec_seal_prevents_finishing_for_good_where_the_write_seal_is_then_not_believed() {
+        let mut producer = match Producer::create("live", 8) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                return eprintln!("no producers here: {error}");
+            }
+            created => created.unwrap(),
+        };
+        producer.write_at(0, b"the last").unwrap();
+        let theirs = std::fs::File::from(producer.file().try_clone().unwrap());
+        theirs.set_permissions(PermissionsExt::from_mode(0o666)).unwrap();
+        let theirs = sys::reopen(theirs.as_fd(), true).unwrap();
+        if let Err(error) = add_seals(&theirs, Seals::EXEC) {
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            eprintln!("no exec seal before Linux 6.3: {error}");
+        }
+        let before = crate::get_seals(&theirs).unwrap();
+
+        let mut finished = producer.finish();
+        if seals::write_seal_is_enforced(before | Seals::WRITE) {
+            assert_eq!(&finished.unwrap().map_read_only().unwrap()[..], b"the last");
+            return;
+        }
+        for _ in 0..2 {
+            let error = finished.unwrap_err();
+            assert_eq!(error.reason(), SealFailure::Other);
+            assert_eq!(error.error().raw_os_error(), None);
+            finished = error.into_file().finish();
+        }
+        assert_eq!(crate::get_seals(&theirs).unwrap(), before, "no seal is added in vain");
     }
 }

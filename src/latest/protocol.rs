@@ -6,6 +6,7 @@
 //! ```text
 //! byte 0     magic, version, size of a word, slots, capacity      written once, read once
 //! byte 128   NEWEST  the number of the newest value, and whether the publisher has ended
+//! byte 136   BELL    the low word of that again
 //! byte 256   slot 0  BEGUN, LEN, payload …
 //!            slot 1  …                                            `stride` words each
 //! ```
@@ -25,7 +26,13 @@
 //! of the payload, is of value *n* or a later one. In `BEGUN` the low half is the older one: if the
 //! whole reads as *n*, then its low half, and with it all of the payload, is of value *n* or an
 //! earlier one.
+//!
+//! Readers sleep on `BELL`, which is stored last and loaded first. So a reader that finds nothing
+//! newer knows a `BELL` from before whatever comes next, and the kernel does not let it fall asleep
+//! once that has changed. `NEWEST` itself would not do: of two halves, the one stored last is not the
+//! one that changes.
 
+use std::cmp::Ordering;
 use std::io;
 
 use super::Word;
@@ -37,8 +44,9 @@ const HALVES: usize = size_of::<u64>() / WORD;
 /// Bytes that no two processors fetch or own in part.
 const LINE: usize = 128;
 
-/// The word whose low 32 bits change with every value: the one to sleep on.
-pub(crate) const NEWEST: usize = LINE / WORD;
+const NEWEST: usize = LINE / WORD;
+/// The word to sleep on: its low 32 bits change with every value.
+pub(crate) const BELL: usize = NEWEST + HALVES;
 const FIRST_SLOT: usize = 2 * LINE / WORD;
 
 // Within a slot; the payload begins at byte 16.
@@ -82,12 +90,21 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// `None` if the slots are not a power of two, at least 2, or nothing that large can be mapped.
-    pub(crate) fn new(slots: usize, capacity: usize) -> Option<Self> {
-        let stride = capacity.checked_add(PAYLOAD * WORD)?.checked_next_multiple_of(LINE)?;
-        let len = stride.checked_mul(slots)?.checked_add(FIRST_SLOT * WORD)?;
-        let valid = slots.is_power_of_two() && slots >= 2 && isize::try_from(len).is_ok();
-        valid.then_some(Self { slots, capacity, stride: stride / WORD })
+    /// Says why not, if the slots are not a power of two from 2 on, or more than can be mapped.
+    pub(crate) fn new(slots: u64, capacity: u64) -> Result<Self, String> {
+        if !slots.is_power_of_two() || slots < 2 {
+            return Err(format!("{slots} slots are not a power of two from 2 on"));
+        }
+        let (head, first_slot) = ((PAYLOAD * WORD) as u64, (FIRST_SLOT * WORD) as u64);
+        let stride = || {
+            let stride = capacity.checked_add(head)?.checked_next_multiple_of(LINE as u64)?;
+            let len = stride.checked_mul(slots)?.checked_add(first_slot)?;
+            isize::try_from(len).is_ok().then_some(stride as usize / WORD)
+        };
+        let stride = stride().ok_or_else(|| {
+            format!("{slots} slots for {capacity} bytes each are more than can be mapped")
+        })?;
+        Ok(Self { slots: slots as usize, capacity: capacity as usize, stride })
     }
 
     /// Bytes in all.
@@ -110,23 +127,28 @@ impl Geometry {
     }
 
     /// Believes nothing that the header says beyond what fits into `len` bytes.
-    pub(crate) fn from_header(header: &[u8; HEADER], len: usize) -> Result<Self, &'static str> {
+    pub(crate) fn from_header(header: &[u8; HEADER], len: usize) -> Result<Self, String> {
         let number = |at| u64::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
         let small = |at| u32::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
         if number(0) != MAGIC {
-            return Err("the file was not made by a publisher");
+            return Err("the file was not made by a publisher".into());
         }
-        if small(8) != VERSION {
-            return Err("the publisher's layout is of another version");
+        let [version, word] = [8, 12].map(small);
+        if version != VERSION {
+            return Err(format!("the layout is of version {version}, not {VERSION}"));
         }
-        if small(12) != WORD as u32 {
-            return Err("the publisher's machine words are of another size");
+        if word != WORD as u32 {
+            return Err(format!("the publisher's machine words have {word} bytes, not {WORD}"));
         }
-        let geometry = usize::try_from(number(16)).ok().zip(usize::try_from(number(24)).ok());
-        geometry
-            .and_then(|(slots, capacity)| Self::new(slots, capacity))
-            .filter(|geometry| geometry.len() <= len)
-            .ok_or("the slots do not fit into the file")
+        let geometry = Self::new(number(16), number(24))?;
+        if geometry.len() > len {
+            let Self { slots, capacity, .. } = geometry;
+            let needed = geometry.len();
+            return Err(format!(
+                "{slots} slots for {capacity} bytes each need {needed} bytes, and the file has {len}"
+            ));
+        }
+        Ok(geometry)
     }
 }
 
@@ -183,7 +205,19 @@ impl Writer {
             memory.release_fence();
             memory.store(NEWEST + i, half);
         }
+        memory.release_fence();
+        memory.store(BELL, halves(self.newest, ended)[0]);
     }
+}
+
+/// What there is for a reader.
+pub(crate) enum News {
+    Newer,
+    Ended,
+    /// Nothing yet, and what [`BELL`] was before.
+    Nothing {
+        bell: Word,
+    },
 }
 
 /// One reader's side. What it knows of the geometry it never reads again.
@@ -202,8 +236,21 @@ impl Reader {
         self.geometry
     }
 
+    /// What there is for a reader that has seen the value of this number.
+    pub(crate) fn news(memory: &impl Source, seen: u64) -> News {
+        let bell = memory.load(BELL);
+        memory.acquire_fence();
+        let (newest, ended) = Self::newest(memory);
+        match newest.cmp(&seen) {
+            Ordering::Greater => News::Newer,
+            Ordering::Equal if ended => News::Ended,
+            // A smaller number is halves of two numbers, or a hostile publisher's.
+            _ => News::Nothing { bell },
+        }
+    }
+
     /// The number of the newest value, and whether the publisher has ended.
-    pub(crate) fn newest(memory: &impl Source) -> (u64, bool) {
+    fn newest(memory: &impl Source) -> (u64, bool) {
         let mut halves = [0; HALVES];
         for (i, half) in halves.iter_mut().enumerate().rev() {
             *half = memory.load(NEWEST + i);
@@ -256,7 +303,7 @@ impl Reader {
             return None;
         }
         if len != plausible {
-            let message = "the publisher's value is longer than its capacity";
+            let message = format!("a value of {len} bytes, where no more than {plausible} fit");
             return Some(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
         }
         self.seen = number;

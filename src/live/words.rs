@@ -76,7 +76,8 @@ impl<'a> WordsMut<'a> {
         if !head.is_empty() {
             self.merge(offset / WORD, offset % WORD, head);
         }
-        bulk::store(&self.0.0[first..end], whole);
+        // SAFETY: `bulk::store` wants memory that can be written, which `new` has been promised.
+        unsafe { bulk::store(&self.0.0[first..end], whole) };
         if !tail.is_empty() {
             self.merge(end, 0, tail);
         }
@@ -101,7 +102,10 @@ pub(super) fn load_each(words: &[AtomicUsize], target: &mut [u8]) {
     }
 }
 
-pub(super) fn store_each(words: &[AtomicUsize], source: &[u8]) {
+/// # Safety
+///
+/// The words are in memory that can be written.
+pub(super) unsafe fn store_each(words: &[AtomicUsize], source: &[u8]) {
     for (word, bytes) in words.iter().zip(source.chunks_exact(WORD)) {
         let mut value = [0; WORD];
         value.copy_from_slice(bytes);
