@@ -215,8 +215,8 @@ pub enum Refusal {
     NotSealable(#[source] io::Error),
     /// Seals that the state or the policy requires are not there.
     #[error(
-        "the file lacks the seals {missing} (present: {present}); \
-         the sender must add them with F_ADD_SEALS before sending"
+        "the file lacks the seals {missing} (present: {present}); {}",
+        how_to_add_seals(*present)
     )]
     MissingSeals {
         /// Required and absent.
@@ -276,7 +276,10 @@ pub enum Refusal {
     /// No memory could be had for the file's holes (`ENOSPC`, `ENOMEM`), or the descriptor is
     /// read-only and the file cannot be opened for writing through `/proc/self/fd` (`EACCES`,
     /// `Unsupported`, `WouldBlock`).
-    #[error("cannot reserve memory for the whole file")]
+    #[error(
+        "cannot reserve memory for the whole file; \
+         that takes free memory, and a descriptor that can write or leave to open one"
+    )]
     CannotReserve(#[source] io::Error),
     /// Looking at the file failed, or copying it: more than the limit (`EFBIG`), changed meanwhile
     /// (`ResourceBusy`), no memory (`ENOSPC`, `ENOMEM`), no descriptor left (`EMFILE`).
@@ -284,10 +287,18 @@ pub enum Refusal {
     Io(#[source] io::Error),
 }
 
+fn how_to_add_seals(present: Seals) -> &'static str {
+    if present.contains(Seals::SEAL) {
+        "none can be added to it; the sender must make it with memfd_create and MFD_ALLOW_SEALING"
+    } else {
+        "the sender must add them with F_ADD_SEALS, through a descriptor that can write"
+    }
+}
+
 impl From<Refusal> for io::Error {
     /// Keeps the errno where there is one, and with it drops the explanation: print the
-    /// [`ReceiveError`], or use `Box<dyn Error>`, where people are to read it. Otherwise the kind is `PermissionDenied` for
-    /// [`NotReadable`](Refusal::NotReadable) and [`Owner`](Refusal::Owner), or `InvalidData`.
+    /// [`ReceiveError`], or use `Box<dyn Error>`, where people are to read it. Otherwise the kind is
+    /// `PermissionDenied` for [`NotReadable`](Refusal::NotReadable) and [`Owner`](Refusal::Owner), or `InvalidData`.
     fn from(refusal: Refusal) -> Self {
         use Refusal as R;
         match refusal {

@@ -13,7 +13,7 @@
 //! * turn whatever a descriptor leads to into bytes that stay as they are.
 //!
 //! It does not map files on disk (they can only be copied in), and it is not for memory that both
-//! sides write. And a socket hands fresh bytes to one reader faster, up to some mebibytes: sealing
+//! sides write. And a socket hands fresh bytes to one reader faster, up to 1 MiB: sealing
 //! pays where several processes read the same bytes, where they are kept or read in part, where they
 //! are large, or where the reader must not be made to copy them first.
 //!
@@ -57,6 +57,8 @@
 //! | watch what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
 //! | look at or add seals by hand | [`get_seals`], [`add_seals`] |
+//!
+//! [Which to use](latest#which-to-use) compares immutable files, live files and newest values.
 //!
 //! # States
 //!

@@ -60,6 +60,10 @@ impl SealPolicy {
     /// For a hostile peer: at most `max_len` bytes, which cannot grow, with memory reserved for
     /// all of them.
     ///
+    /// Reserving takes a descriptor that can write, as files are sent by default, or leave to open
+    /// one. Nobody but the same user and root has that for what a [`Producer`](crate::Producer) shares;
+    /// add `.reserve(false)` for those, and see [`reserve`](Self::reserve) for what that leaves open.
+    ///
     /// # Examples
     ///
     /// ```
@@ -150,8 +154,9 @@ impl SealPolicy {
         self
     }
 
-    /// Whether to [reserve](SealedFile::reserve) memory for the whole file. Bound the length as
-    /// well: it is the receiver's memory that is taken.
+    /// Whether to [reserve](SealedFile::reserve) memory for the whole file. Without that, reading a
+    /// hole that there is no memory for ends the process (`SIGBUS`). Bound the length as well: it is
+    /// the receiver's memory that is taken.
     ///
     /// # Examples
     ///

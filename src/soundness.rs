@@ -147,6 +147,8 @@
 //!   no unsafe operations to Rust, and
 //!   [the standard library's position](https://doc.rust-lang.org/std/os/unix/io/index.html#procselfmem-and-similar-os-features)
 //!   is that what they do to memory safety is outside of Rust's guarantees.
+//! * **Holes in a file that nobody reserved memory for** (see above; FreeBSD reserves none at all):
+//!   access can end the process. No byte changes.
 //! * **Descriptors that are not owned**: code that conjures up a descriptor number violates
 //!   [I/O safety](https://doc.rust-lang.org/std/io/index.html#io-safety).
 //! * **The kernel and the machine**: a module, a debugger, a kernel that does not enforce its seals,

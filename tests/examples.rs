@@ -1,6 +1,9 @@
 //! Every example does what it says when it is run as a user would: on files, standard input, nothing,
 //! and with a peer that fails or lies.
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,6 +18,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use runs::in_full;
 use rustix::pipe::pipe;
 use rustix::process::{Pid, Signal, kill_process};
 use sealed_mmap::latest::Publisher;
@@ -213,7 +217,7 @@ fn frames_says_what_it_cannot_send() {
 
 #[test]
 fn frames_takes_no_endless_input() {
-    if env::var_os("SEALED_MMAP_FULL").is_none_or(|full| full != "1") {
+    if !in_full() {
         eprintln!("not run: it takes 1 GiB of memory; SEALED_MMAP_FULL=1 runs it");
         return;
     }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
-use runs::{is_alone, run_alone, runs_alone};
+use runs::{in_full, is_alone, run_alone, runs_alone};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -149,8 +149,7 @@ fn agree(options: CreateOptions, seed: u64, steps: u64) -> io::Result<()> {
 
 #[test]
 fn every_way_of_filling_and_reading_shows_the_same_file() {
-    let full = std::env::var_os("SEALED_MMAP_FULL").is_some();
-    let (seeds, steps) = if full { (200, 2000) } else { (10, 200) };
+    let (seeds, steps) = if in_full() { (200, 2000) } else { (10, 200) };
     for seed in 0..seeds {
         agree(CreateOptions::new(), seed, steps).unwrap();
         agree(CreateOptions::new().huge_pages(HugePages::Transparent), seed, steps).unwrap();

@@ -2,6 +2,9 @@
 //! and through the publisher's death. `SEALED_MMAP_FULL=1` for the full numbers. Needs `/proc`.
 #![cfg(target_os = "linux")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,6 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+use runs::in_full;
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{OutOfBounds, Producer, SealPolicy, SealedFile, Seals};
@@ -19,10 +23,6 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 /// Where a process that a test starts is told its part.
 const PART: &str = "SEALED_MMAP_TEST_PART";
-
-fn full() -> bool {
-    env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
-}
 
 /// `None` where the system has no producers: then that is what is checked.
 fn create(capacity: usize, slots: usize) -> Option<Publisher> {
@@ -317,7 +317,7 @@ fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before(
     const NAME: &str =
         "values_read_in_other_processes_are_whole_and_never_older_than_the_one_before";
     const READERS: u64 = 2;
-    let reads = if full() { 10_000_000 } else { 100_000 } / READERS;
+    let reads = if in_full() { 10_000_000 } else { 100_000 } / READERS;
     if part().is_some() {
         let (mut subscriber, values) = (receive(stdin()), Values::new(4096));
         assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
@@ -404,7 +404,7 @@ fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
     if create(1, 2).is_none() {
         return;
     }
-    let kills = if full() { 1000 } else { 40 };
+    let kills = if in_full() { 1000 } else { 40 };
     let (values, mut value) = (Values::new(CAPACITY), Vec::new());
     let mut halfway = 0;
     for kill in 0..kills {

@@ -7,9 +7,9 @@ mod runs;
 
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use std::{env, fs, io, thread};
+use std::{fs, io, thread};
 
-use runs::{is_alone, is_emulated};
+use runs::{in_full, is_alone, is_emulated};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
 use sealed_mmap::{FutureWriteSealed, Producer, SealPolicy, SealedFile, Seals, add_seals};
@@ -87,7 +87,7 @@ impl Random {
 /// one that lets some values through, and not all.
 fn readers_stand(mut producer: Producer, mut attack: impl FnMut(&mut Producer, &mut Random)) {
     let mut subscriber = open(&producer);
-    let time = Duration::from_millis(if full() { 10_000 } else { 200 });
+    let time = Duration::from_millis(if in_full() { 10_000 } else { 200 });
     let a_moment = Duration::from_secs(if is_emulated() { 10 } else { 1 });
     let reader = thread::spawn(move || {
         let (mut value, mut seen) = (Vec::new(), 0);
@@ -120,10 +120,6 @@ fn readers_stand(mut producer: Producer, mut attack: impl FnMut(&mut Producer, &
         attack(&mut producer, &mut random);
     }
     reader.join().unwrap();
-}
-
-fn full() -> bool {
-    env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
 }
 
 /// What the refusal says.

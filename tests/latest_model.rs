@@ -10,6 +10,9 @@
 #![allow(dead_code, reason = "the model needs a part of the protocol")]
 #![allow(clippy::duplicate_mod, clippy::unnecessary_cast, reason = "each time with other words")]
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -84,9 +87,9 @@ const RUN: Run =
 const WAIT: Run = Run { during: &[2], ..RUN };
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
-    let full = std::env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1");
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(if full { 4 } else { 2 }));
+    builder.preemption_bound =
+        builder.preemption_bound.or(Some(if runs::in_full() { 4 } else { 2 }));
     builder.check(model);
 }
 

@@ -6,6 +6,9 @@
 #[path = "common/kernel.rs"]
 mod kernel;
 
+#[path = "common/runs.rs"]
+mod runs;
+
 use std::env;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::*;
+use runs::in_full;
 use rustix::process::geteuid;
 use sealed_mmap::{
     LiveMap, OutOfBounds, Producer, Refusal, SealPolicy, SealedFile, Seals, add_seals,
@@ -47,8 +51,7 @@ fn numbered(len: usize) -> Vec<u8> {
 
 /// How long to look for what has to happen, and how long to wait before it counts as never.
 fn patience() -> (Duration, Duration) {
-    let full = env::var_os("SEALED_MMAP_FULL").is_some();
-    (Duration::from_millis(if full { 10_000 } else { 200 }), Duration::from_secs(60))
+    (Duration::from_millis(if in_full() { 10_000 } else { 200 }), Duration::from_secs(60))
 }
 
 /// Ends the writer's loop, also when the reader panics.

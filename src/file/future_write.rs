@@ -88,7 +88,7 @@ impl SealedFile<FutureWriteSealed> {
     ///   it mapped, or, on kernels before 6.7 and its backports, a reader maps it shared from a writable
     ///   descriptor.
     /// * [`PinnedPages`](crate::SealFailure::PinnedPages) (`EBUSY`, after about a second): a reader
-    ///   pins pages for I/O.
+    ///   pins pages for I/O, or many of them read the same ones without pause.
     /// * [`NotAllowed`](crate::SealFailure::NotAllowed) (`EPERM`): the descriptor is read-only, as
     ///   what [`Producer::file`](crate::Producer::file) shares, or the file carries [`Seals::SEAL`].
     /// * [`Other`](crate::SealFailure::Other), without an errno: the file carries [`Seals::EXEC`], and

@@ -253,7 +253,9 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
         Refusal::NotSealable(_) => words(&["cannot carry seals", "memfd_create", "copy it"]),
         Refusal::MissingSeals { missing, present } => {
             assert!(!missing.is_empty() && !missing.intersects(*present));
-            vec![format!("lacks the seals {missing} (present: {present})"), "F_ADD_SEALS".into()]
+            let is_final = present.contains(Seals::SEAL);
+            let remedy = if is_final { "MFD_ALLOW_SEALING" } else { "F_ADD_SEALS" };
+            vec![format!("lacks the seals {missing} (present: {present})"), remedy.into()]
         }
         Refusal::ForbiddenSeals { forbidden, present } => {
             assert!(!forbidden.is_empty() && present.contains(*forbidden));
@@ -267,7 +269,7 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
             vec![format!("uid {expected}"), format!("uid {found}"), "SealPolicy::owner".into()]
         }
         Refusal::CannotSeal { reason, .. } => vec!["cannot seal".into(), reason.to_string()],
-        Refusal::CannotReserve(_) => words(&["cannot reserve memory"]),
+        Refusal::CannotReserve(_) => words(&["cannot reserve memory", "can write"]),
         Refusal::Io(_) => words(&["examine or copy"]),
         other => panic!("a new refusal: {other:?}"),
     }

@@ -4,10 +4,15 @@
 use std::process::{Command, Output, Stdio};
 use std::{env, fs};
 
-/// How often to repeat: `full` where `SEALED_MMAP_FULL` is set, and a tenth of `quick` on a processor
-/// that is emulated.
+/// Whether everything is to be tried, however long it takes.
+pub(crate) fn in_full() -> bool {
+    env::var_os("SEALED_MMAP_FULL").is_some_and(|full| full == "1")
+}
+
+/// How often to repeat: `full` if all is to be tried, and a tenth of `quick` on a processor that is
+/// emulated.
 pub(crate) fn rounds(quick: usize, full: usize) -> usize {
-    if env::var_os("SEALED_MMAP_FULL").is_some() {
+    if in_full() {
         full
     } else if is_emulated() {
         quick / 10
