@@ -2,20 +2,21 @@
 //! same purpose), a mutex and a pipe do the same work: each copies the value in, and out again into
 //! a vector.
 //!
-//! Like is compared with like. `publish` and `wait` let a reader sleep, as a pipe does, and a mutex
-//! with a condition variable, which works within one process alone and so costs the kernel less.
-//! `publish_quietly` is for readers that look for themselves, as mmap-sync and a bare mutex are.
+//! `publish_quietly` is for readers that look for themselves, as mmap-sync and a mutex are. `publish`
+//! and `wait` let a reader sleep, as a pipe does, and a mutex with a condition variable, which works
+//! within one process alone and so costs the kernel less.
 //!
 //! * "in turn": one thread publishes and reads. Nobody ever waits, the best case of a mutex: two
 //!   copies, and two locks that are free.
 //! * "between threads": two threads answer each other, for which they have two channels.
+//! * "to a sleeping reader": from just before publishing to when it has the value.
 
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{Read, Write};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -147,6 +148,7 @@ const LOOKING: &[Contender] = &[
     ("mutex", mutex),
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     ("mmap-sync", mmap_sync),
+    ("pipe", pipe),
 ];
 
 /// Somebody with a channel, and a value to publish that has a new number every time.
@@ -210,20 +212,49 @@ fn between_threads(channel: fn() -> Channel) -> impl FnMut() -> Sample {
     }
 }
 
+fn to_a_sleeping_reader(channel: fn() -> Channel) -> impl FnMut() -> Sample {
+    let ((publish, arriving), (back, returning)) = (channel(), channel());
+    let (mut here, mut away) = (Side::new(publish, returning), Side::new(back, arriving));
+    let (tell, awake) = mpsc::channel();
+    thread::spawn(move || {
+        loop {
+            away.receive();
+            if tell.send(Instant::now()).is_err() {
+                return;
+            }
+        }
+    });
+    move || {
+        thread::sleep(Duration::from_micros(200)); // until it sleeps, too
+        let published = Instant::now();
+        here.publish();
+        Sample::of_wall_clock(awake.recv().unwrap() - published)
+    }
+}
+
 fn published_and_read(criterion: &mut Criterion) {
     let groups = [
-        ("publish, wait and read", latest as fn() -> Channel, SLEEPING),
-        ("publish quietly and read", latest_quietly, LOOKING),
+        ("publish_quietly and read", latest_quietly as fn() -> Channel, LOOKING, Some(1.0)),
+        ("publish, wait and read", latest, SLEEPING, None),
     ];
-    for (what, subject, contenders) in groups {
+    for (what, subject, contenders, target) in groups {
         for &(baseline, channel) in contenders {
-            let (size, target) = (LEN as u64, Some(1.0));
+            let size = LEN as u64;
             let question = format!("{what}, in turn");
             let case = Case { question: &question, baseline, size, target };
             case.compare(criterion, in_turn(subject), in_turn(channel));
             let question = format!("{what}, between threads");
             let case = Case { question: &question, baseline, size, target };
             case.compare(criterion, between_threads(subject), between_threads(channel));
+            if target.is_none() {
+                let question = "publish to a sleeping reader";
+                let case = Case { question, baseline, size, target };
+                case.compare(
+                    criterion,
+                    to_a_sleeping_reader(subject),
+                    to_a_sleeping_reader(channel),
+                );
+            }
         }
     }
     for file in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {

@@ -58,6 +58,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    pub fn of_wall_clock(wall: Duration) -> Self {
+        let wall = wall.as_nanos() as f64;
+        Self { wall, cpu: wall }
+    }
+
     /// Of one of two things that were done one after the other.
     pub fn halved(self) -> Self {
         Self { wall: self.wall / 2.0, cpu: self.cpu / 2.0 }

@@ -25,8 +25,9 @@ const SLOTS_FIELD: u64 = 16;
 const CAPACITY_FIELD: u64 = 24;
 const NEWEST: u64 = 128;
 const FIRST_SLOT: u64 = 256;
-const STRIDE: u64 = (16 + CAPACITY as u64).next_multiple_of(128);
-/// Within a slot.
+const STRIDE: u64 = (PAYLOAD + CAPACITY as u64).next_multiple_of(128);
+// Within a slot.
+const PAYLOAD: u64 = 64;
 const LEN: u64 = 8;
 
 /// A publisher's file after three values, and a writer of it that keeps to no protocol. `None` where
@@ -287,14 +288,14 @@ fn a_header_that_changes_after_opening_changes_nothing() {
 fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
     let Some(mut producer) = hostile() else { return };
     let (slots, capacity) = (SLOTS as u64, CAPACITY as u64);
-    let most = STRIDE - 16;
+    let most = STRIDE - PAYLOAD;
     let mut messages = Vec::new();
     for (slots, capacity, fits) in [
         (slots, capacity, true),
         (slots, most, true),
         (slots, most + 1, false),
         (slots, u64::MAX, false),
-        (slots, u64::MAX - 16 - 127, false),
+        (slots, u64::MAX - PAYLOAD - 127, false),
         (slots, u64::MAX / slots, false),
         (slots / 2, most, true),
         (slots * 2, capacity, false),
@@ -314,8 +315,12 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
             }
         }
     }
+    let (longer, there) = (FIRST_SLOT + slots * (STRIDE + 128), producer.len());
     for expected in [
-        format!("4 slots for {} bytes each need 4864 bytes, and the file has 4352", most + 1),
+        format!(
+            "4 slots for {} bytes each need {longer} bytes, and the file has {there}",
+            most + 1
+        ),
         format!("4 slots for {} bytes each are more than can be mapped", u64::MAX),
         "3 slots are not a power of two from 2 on".into(),
     ] {

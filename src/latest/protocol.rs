@@ -7,7 +7,7 @@
 //! byte 0     magic, version, size of a word, slots, capacity      written once, read once
 //! byte 128   NEWEST  the number of the newest value, and whether the publisher has ended
 //! byte 136   BELL    the low word of that again
-//! byte 256   slot 0  BEGUN, LEN, payload …
+//! byte 256   slot 0  BEGUN, LEN; from byte 64 on the payload
 //!            slot 1  …                                            `stride` words each
 //! ```
 //!
@@ -49,10 +49,10 @@ const NEWEST: usize = LINE / WORD;
 pub(crate) const BELL: usize = NEWEST + HALVES;
 const FIRST_SLOT: usize = 2 * LINE / WORD;
 
-// Within a slot; the payload begins at byte 16.
+// Within a slot; the payload has cache lines of its own, for whole lines are copied fastest.
 const BEGUN: usize = 0;
 const LEN: usize = HALVES;
-const PAYLOAD: usize = 16 / WORD;
+const PAYLOAD: usize = 64 / WORD;
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"latest!\n");
 const VERSION: u32 = 1;
