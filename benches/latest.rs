@@ -241,7 +241,7 @@ fn published_and_read(criterion: &mut Criterion) {
         for &(baseline, channel) in contenders {
             let size = LEN as u64;
             let question = format!("{what}, in turn");
-            let case = Case { question: &question, baseline, size, target };
+            let case = Case { question: &question, baseline, size, target: None };
             case.compare(criterion, in_turn(subject), in_turn(channel));
             let question = format!("{what}, between threads");
             let case = Case { question: &question, baseline, size, target };
