@@ -140,7 +140,7 @@ def lines(file, title, subtitle, series, colours, names_left=False, per=""):
             parts.append(
                 f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="{4.5 if strong else 3}" fill="{colour}"/>'
             )
-        if strong:
+        if strong and not names_left:
             for size, value in (points[0], points[-1]):
                 parts.append(
                     text(x(size), y(value) + 22, time_name(value) + per, "middle", 12, colour, "bold")
@@ -167,7 +167,7 @@ CONTESTANTS = {
     "safe-mmap": "checks three seals",
     "shm_open + write": "the writer can go on writing",
     "shm_open + mmap": "the writer can go on writing",
-    "shmem-ipc": "checks three seals",
+    "shmem-ipc": "checks two seals",
     "pipe": "a copy",
     "Unix socket": "a copy",
     "pipe to 8 readers": f"1 = {SUBJECT} to 8 readers",

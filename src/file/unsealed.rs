@@ -136,7 +136,7 @@ impl SealedFile<Unsealed> {
     /// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW) and [`SEAL`](Seals::SEAL) in one call and
     /// confirms them.
     ///
-    /// The kernel looks at every page: that takes a microsecond for a small file and 5 to 15 µs more
+    /// The kernel looks at every page: that takes a microsecond for a small file and 2 to 15 µs more
     /// for each MiB, or next to nothing if the pages are [huge](crate::HugePages). Where another
     /// CPU wrote them last it takes tens of microseconds more, and milliseconds at worst. So seal on
     /// the thread that wrote, and before sharing, for a reader can pin pages and make sealing wait.
