@@ -212,10 +212,25 @@ fn between_threads(channel: fn() -> Channel) -> impl FnMut() -> Sample {
     }
 }
 
+/// Publishes to a thread that sleeps until there is a value, and then tells when that was.
+struct Waking {
+    here: Side,
+    awake: Option<mpsc::Receiver<Instant>>,
+}
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        // With nobody to tell, the thread ends after one more.
+        self.awake = None;
+        self.here.publish();
+    }
+}
+
 fn to_a_sleeping_reader(channel: fn() -> Channel) -> impl FnMut() -> Sample {
     let ((publish, arriving), (back, returning)) = (channel(), channel());
-    let (mut here, mut away) = (Side::new(publish, returning), Side::new(back, arriving));
     let (tell, awake) = mpsc::channel();
+    let mut waking = Waking { here: Side::new(publish, returning), awake: Some(awake) };
+    let mut away = Side::new(back, arriving);
     thread::spawn(move || {
         loop {
             away.receive();
@@ -227,8 +242,9 @@ fn to_a_sleeping_reader(channel: fn() -> Channel) -> impl FnMut() -> Sample {
     move || {
         thread::sleep(Duration::from_micros(200)); // until it sleeps, too
         let published = Instant::now();
-        here.publish();
-        Sample::of_wall_clock(awake.recv().unwrap() - published)
+        waking.here.publish();
+        let awake = waking.awake.as_ref().and_then(|awake| awake.recv().ok()).unwrap();
+        Sample::of_wall_clock(awake - published)
     }
 }
 
