@@ -28,6 +28,7 @@ COLOURS = {
     "shm_open + mmap": "#0072b2",
     "shm_open + write": "#56b4e9",
     "pipe": "#009e73",
+    "pipe, buffer kept": "#66c2a5",
     "Unix socket": "#b58900",
 }
 SHADES = {4 * KIB: "#9ecae1", MIB: "#4292c6", 64 * MIB: "#08519c"}
@@ -168,9 +169,11 @@ CONTESTANTS = {
     "shm_open + write": "the writer can go on writing",
     "shm_open + mmap": "the writer can go on writing",
     "shmem-ipc": "checks two seals",
-    "pipe": "a copy",
-    "Unix socket": "a copy",
+    "pipe": "a copy, into a new buffer",
+    "pipe, buffer kept": "a copy, into the same buffer",
+    "Unix socket": "a copy, into a new buffer",
     "pipe to 8 readers": f"1 = {SUBJECT} to 8 readers",
+    "pipe, buffer kept to 8 readers": f"1 = {SUBJECT} to 8 readers",
     "Unix socket to 8 readers": f"1 = {SUBJECT} to 8 readers",
 }
 
@@ -292,7 +295,7 @@ def main():
     )
     handoffs = [r for r in results if r["question"].startswith("handoff")]
     bars("ratios.svg", handoffs, CONTESTANTS)
-    few = ["by hand", "memfile + memmap2", "shm_open + write", "shm_open + mmap", "shmem-ipc", "pipe"]
+    few = ["by hand", "memfile + memmap2", "shm_open + write", "shm_open + mmap", "shmem-ipc", "pipe, buffer kept"]
     bars("speed.svg", handoffs, few)
 
     receive = {}
@@ -303,8 +306,8 @@ def main():
         if (result["question"], result["baseline"]) == ("receive, untrusted", "by hand"):
             receive.setdefault("untrusted: reserved", {})[result["size"]] = result["subject_ns"]
         if (result["question"], result["baseline"]) == ("handoff", "pipe"):
-            receive.setdefault("a pipe, for scale: all of it", {})[result["size"]] = result["baseline_ns"]
-    colours = {**COLOURS, "untrusted: reserved": "#0072b2", "a pipe, for scale: all of it": "#009e73"}
+            receive.setdefault("pipe, whole handoff", {})[result["size"]] = result["baseline_ns"]
+    colours = {**COLOURS, "untrusted: reserved": "#0072b2", "pipe, whole handoff": "#009e73"}
     lines(
         "receive.svg",
         "Receiving and mapping a sealed file",

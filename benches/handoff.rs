@@ -4,7 +4,9 @@
 //! reader are one thread, so that nothing is measured but the calls and the copying; a pipe or a
 //! socket, which the two would fill and empty in turns, is thus spared every change of process.
 
+use std::cell::Cell;
 use std::error::Error;
+use std::hint::black_box;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
@@ -103,10 +105,11 @@ fn shmem_ipc(bytes: &[u8]) -> Done {
 }
 
 /// Through a channel that holds less than the whole, into a buffer of the reader's.
-fn copied(bytes: &[u8], writer: &OwnedFd, reader: &OwnedFd) -> Done {
+fn copied(bytes: &[u8], writer: &OwnedFd, reader: &OwnedFd, mut buffer: Vec<u8>) -> Done<Vec<u8>> {
     const HELD: usize = 64 << 10;
     const PAGE: usize = 4096;
-    let mut buffer: Vec<u8> = Vec::with_capacity(bytes.len() + PAGE);
+    buffer.clear();
+    buffer.reserve(bytes.len() + PAGE);
     let aligned = buffer.as_ptr().align_offset(PAGE);
     buffer.resize(aligned, 0);
     for chunk in bytes.chunks(HELD) {
@@ -116,19 +119,28 @@ fn copied(bytes: &[u8], writer: &OwnedFd, reader: &OwnedFd) -> Done {
             rustix::io::read(reader, rustix::buffer::spare_capacity(&mut buffer))?;
         }
     }
-    Ok(read(&buffer[aligned..]))
+    black_box(read(&buffer[aligned..]));
+    Ok(buffer)
 }
 
 fn pipe(bytes: &[u8]) -> Done {
     let (reader, writer) = rustix::pipe::pipe()?;
-    copied(bytes, &writer, &reader)
+    Ok(copied(bytes, &writer, &reader, Vec::new())?.len() as u64)
+}
+
+/// The reader uses one buffer for whatever comes.
+fn pipe_kept_buffer(bytes: &[u8]) -> Done {
+    thread_local!(static KEPT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
+    let (reader, writer) = rustix::pipe::pipe()?;
+    KEPT.set(copied(bytes, &writer, &reader, KEPT.take())?);
+    Ok(0)
 }
 
 fn unix_socket(bytes: &[u8]) -> Done {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let flags = SocketFlags::CLOEXEC;
     let (writer, reader) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    copied(bytes, &writer, &reader)
+    Ok(copied(bytes, &writer, &reader, Vec::new())?.len() as u64)
 }
 
 fn handoff(criterion: &mut Criterion) {
@@ -136,7 +148,7 @@ fn handoff(criterion: &mut Criterion) {
     /// The baseline's name, what it does, and the most that the subject may take of it at each of
     /// `SIZES`.
     type Contestant = (&'static str, Handoff, [Option<f64>; 4]);
-    let contestants: [Contestant; 10] = [
+    let contestants: [Contestant; 11] = [
         (SUBJECT, sealed_mmap, [None; 4]),
         ("by hand", by_hand, [1.04, 1.03, 1.03, 1.04].map(Some)),
         ("shm_open + mmap", shm_open_mmap, [0.65, 0.65, 0.65, 0.75].map(Some)),
@@ -146,6 +158,7 @@ fn handoff(criterion: &mut Criterion) {
         ("safe-mmap", safe_mmap, [Some(1.08), Some(1.04), Some(1.03), None]),
         ("shmem-ipc", shmem_ipc, [Some(0.70); 4]),
         ("pipe", pipe, [None; 4]),
+        ("pipe, buffer kept", pipe_kept_buffer, [None; 4]),
         ("Unix socket", unix_socket, [None; 4]),
     ];
     for size in sizes_with_one_gib() {
@@ -181,7 +194,8 @@ fn handoff_to_8_readers(criterion: &mut Criterion) {
     };
     for size in SIZES {
         let bytes = page_aligned(size);
-        let contestants: [(_, Handoff); 2] = [("pipe", pipe), ("Unix socket", unix_socket)];
+        let contestants: [(_, Handoff); 3] =
+            [("pipe", pipe), ("pipe, buffer kept", pipe_kept_buffer), ("Unix socket", unix_socket)];
         for (baseline, copy) in contestants {
             let case = Case { question: "handoff to 8 readers", baseline, size, target: None };
             case.compare(

@@ -86,9 +86,7 @@ fn mmap_sync() -> Channel {
             // SAFETY: only the writer above changes the files.
             let read = unsafe { reader.read::<Vec<u8>>(false) };
             // Before the first value there is nothing to read.
-            if let Ok(read) = read
-                && number(&read) > number(value)
-            {
+            if let Some(read) = read.ok().filter(|read| number(read) > number(value)) {
                 value.clear();
                 return value.extend_from_slice(&read);
             }

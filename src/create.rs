@@ -202,13 +202,13 @@ impl CreateOptions {
         Ok(file.seal_with_len(len)?)
     }
 
-    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed and
-    /// page-aligned slice.
+    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
+    /// begins at a multiple of 4096.
     ///
     /// Plain pages up to 1 MiB are filled from a buffer of the allocator's, in about half the time:
     /// the page faults of a new mapping cost more than a copy. Above, and on huge pages, the slice is
-    /// the file's own memory, which is reserved. Where not even freed memory may hold the contents,
-    /// or for a slice that is always the file's own: [`map_mut`](SealedFile::map_mut).
+    /// the file's own memory, which is reserved. If the contents must not stay behind in freed memory,
+    /// or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
     ///
     /// # Errors
     ///
@@ -239,11 +239,13 @@ impl CreateOptions {
         if len > LARGEST_BUFFER || self.huge_pages.are_filled_through_a_mapping(len) {
             fill(&mut file.map_mut_with_len(len)?)?;
         } else {
-            let (len, page) = (len as usize, rustix::param::page_size());
+            // Not asked for: on old kernels that takes a descriptor, and panics where there is none.
+            const PAGE: usize = 4096;
+            let len = len as usize;
             let mut buffer = Vec::new();
-            buffer.try_reserve_exact(len + page).map_err(|_| Errno::NOMEM)?;
-            buffer.resize(len + page, 0);
-            let start = buffer.as_ptr().addr().wrapping_neg() % page;
+            buffer.try_reserve_exact(len + PAGE).map_err(|_| Errno::NOMEM)?;
+            buffer.resize(len + PAGE, 0);
+            let start = buffer.as_ptr().addr().wrapping_neg() % PAGE;
             let bytes = &mut buffer[start..][..len];
             fill(bytes)?;
             write_whole(&file, bytes)?;

@@ -211,7 +211,7 @@ pub enum Refusal {
     #[error("the descriptor is not open for reading; the sender must open it O_RDONLY or O_RDWR")]
     NotReadable,
     /// `F_GET_SEALS` failed (`EINVAL`): an ordinary file, a pipe, a socket, a directory.
-    #[error("the file cannot carry seals; only memory from memfd_create can (or copy it)")]
+    #[error("the file cannot carry seals; only memory from memfd_create can; or copy it")]
     NotSealable(#[source] io::Error),
     /// Seals that the state or the policy requires are not there.
     #[error(

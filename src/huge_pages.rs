@@ -30,10 +30,10 @@ pub enum HugePages {
     /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise`). Under any other setting
     /// this is the same as [`None`](Self::None): the kernel uses them whenever it can, or never.
     Transparent,
-    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file is
-    /// filled with [`map_mut`](crate::SealedFile::map_mut) or [`build`](crate::SealedFile::build), for
-    /// `write(2)` does not work on it, its length is a multiple of the page size, and the receiver
-    /// has to [allow it](crate::SealPolicy::allow_hugetlb).
+    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file
+    /// cannot be filled with `write(2)`, but with [`map_mut`](crate::SealedFile::map_mut) or the
+    /// one-call writers; its length is a multiple of the page size, and the receiver has to
+    /// [allow it](crate::SealPolicy::allow_hugetlb).
     HugeTlb(Option<HugePageSize>),
 }
 

@@ -1,9 +1,9 @@
-//! The newest value: one publishes, any number of processes read, and nobody waits for anybody.
+//! The newest value: one publishes, any number of processes read, and the publisher waits for nobody.
 //!
 //! A [`Publisher`] makes a live file that holds the last few values. A [`Subscriber`] over that file
 //! copies the newest one out: always a whole value, never an older one than before. It may sleep
-//! until there is a newer one. The publisher does not know its subscribers, and none of them can
-//! slow it down, disturb it, or change a byte.
+//! until there is a newer one. The publisher does not know its subscribers. None of them can block
+//! or disturb it, or change a byte.
 //!
 //! ```
 //! # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
@@ -39,8 +39,8 @@
 //! | types | [`SealedFile`] | [`Producer`], [`LiveMap`] | [`Publisher`], [`Subscriber`] |
 //! | for | frames, messages, whatever is large or must all arrive | counters, tables, a layout of your own | state of which only the newest matters |
 //! | a reader gets | `&[u8]` in place | a copy | a copy |
-//! | which belongs together | as a file | as a word | as a value |
-//! | values overwritten | never | always | unless read in time |
+//! | what a reader gets whole | the file | a word | a value |
+//! | a value can be missed | no | yes | yes, all but the newest |
 //! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call if readers are to be woken |
 //! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
 //! | length of a value | any | fixed | up to a fixed capacity |
@@ -69,13 +69,13 @@
 //!
 //! For readers, of any publisher, hostile ones included:
 //!
-//! * Nothing outside of the value is ever wrong: what is read is within the file, the value is no
+//! * Only the value can be wrong: what is read is within the file, the value is no
 //!   longer than the capacity, the numbers that [`Subscriber::latest`] returns do not fall. How the
 //!   file is divided is checked and copied when it is opened, and not looked at again.
 //! * Nothing goes on forever: [`latest`](Subscriber::latest) tries a fixed number of times, and
 //!   [`wait`](Subscriber::wait) ends when its time is over.
 //!
-//! For the publisher, of any readers: they cannot write, and nothing that it does depends on them.
+//! For the publisher, of any readers: they cannot write, and it never waits for them.
 //! [`publish_quietly`](Publisher::publish_quietly) is wait-free.
 //! [`publish`](Publisher::publish) adds a system call that does not block, but takes longer the more
 //! readers there are to wake. It is made even if there are none: they can only read, and so cannot
@@ -90,9 +90,9 @@
 //!   reader is disturbed when the publisher comes round to the same slot, and then begins anew, with
 //!   the value that is newest by then. After a hundred times it says so.
 //! * That an end is told: a publisher that is killed, or never dropped, just falls silent.
-//! * Where words have 32 bits, that a value is left by a publisher that is killed just while its
-//!   number changes in two words, which is once in 2³¹ values. Nothing can be read after that:
-//!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or knows of no value yet.
+//! * On 32-bit targets, that a killed publisher leaves its last value. If it is killed while both
+//!   halves of the number change, once in 2³¹ values, nothing can be read afterwards:
+//!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or knows of no value.
 //! * What is not guaranteed of a [`LiveMap`] and a [`Producer`]. Above all, a foreign publisher may
 //!   leave holes in its file.
 
@@ -233,7 +233,7 @@ impl Publisher {
 
     /// Publishes a value without a system call, and so without waking anybody: for readers that
     /// look when it suits them, or for values of which only the last few of a burst are worth waking
-    /// for. Who sleeps sleeps on, until the next [`publish`](Self::publish), the end, or a timeout.
+    /// for. Whoever sleeps goes on sleeping, until the next [`publish`](Self::publish), the end, or a timeout.
     ///
     /// Wait-free: one copy and a few stores.
     ///
@@ -387,7 +387,7 @@ impl Subscriber {
 
     /// Sleeps until the newest value has a greater number than `seen`, which is what
     /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
-    /// looks, without a system call; [`Duration::MAX`] is none.
+    /// looks, without a system call; [`Duration::MAX`] means no timeout.
     ///
     /// An event loop cannot wait for this, for there is no descriptor to poll. Wait in a thread that
     /// writes to a pipe or eventfd of the loop; or have the publisher follow each value by a byte on

@@ -3,8 +3,8 @@
 //! Mapping a file is `unsafe` in Rust because another process could write to it, or cut it off,
 //! while a slice of it is alive. A file in memory (*memfd*) that carries the kernel's *seals*
 //! against writing and shrinking can never change again, in any process. This crate turns that
-//! promise into a type, [`SealedFile`], which hands out a mapping only once the kernel has
-//! confirmed the seals.
+//! promise into a type, [`SealedFile`], which hands out a `&[u8]` of a shared file only once the
+//! kernel has confirmed the seals.
 //!
 //! Use it to
 //!
@@ -14,8 +14,8 @@
 //!
 //! It does not map files on disk (they can only be copied in), and it is not for memory that both
 //! sides write. And a socket hands fresh bytes to one reader faster, up to 1 MiB: sealing
-//! pays where several processes read the same bytes, where they are kept or read in part, where they
-//! are large, or where the reader must not be made to copy them first.
+//! pays where bytes are kept, shared as one copy, or read only in part, where they are large, or where
+//! the reader should not need room for a copy.
 //!
 //! # Example
 //!
@@ -90,7 +90,9 @@
 //!
 //! Seals hold against every process that goes through the kernel's ordinary calls. They do not hold
 //! against `ptrace(2)` or `/proc/self/mem` (which reach drafts, and this process's own view where
-//! the kernel only allows a private mapping), root loading a module, or broken memory.
+//! the kernel only allows a private mapping), root loading a module, or broken memory. Nor do they
+//! promise memory: reading a page that was never written can end the process (`SIGBUS`), unless it is
+//! [reserved](SealPolicy::reserve).
 //! [`soundness`] has the argument in full, with its sources, and what is left to you.
 //!
 //! # Platforms

@@ -47,7 +47,7 @@ pub(crate) use words::{WORD, Words, WordsMut};
 ///
 /// * Readers see each aligned `usize` of the file whole, as some call stored it. Nothing larger is
 ///   whole: a read that meets a write gets some words new and some old. For the newest complete
-///   value, or for records, something has to be built on top.
+///   value there is [`latest`](crate::latest); records need an order of their own.
 /// * Calls are in order: whoever has read what one `write_at` stored, even a single word, reads in
 ///   later calls nothing older than what was stored by the calls before it.
 /// * Memory for the whole file is reserved, so writing does not run out of it.
@@ -177,7 +177,7 @@ impl Producer {
     }
 
     /// The live file, as a description that is open for reading only, to share with readers: send
-    /// it, clone it, or map it here. All that is sent share its offset;
+    /// it, clone it, or map it here. All descriptors that are sent share its offset;
     /// [`open_read_only`](SealedFile::open_read_only) makes one apart.
     ///
     /// # Examples
@@ -269,8 +269,8 @@ impl Producer {
     ///
     /// * [`PinnedPages`](SealFailure::PinnedPages) (`EBUSY`): a reader pins pages for I/O, with
     ///   `vmsplice(2)` or io_uring. That is waited for, for about a second. Readers that map, or
-    ///   `read(2)`, without pause hold pages in the same way for moments, and so this call up: by
-    ///   some 0.3 s (measured), rarely for longer than it waits.
+    ///   `read(2)`, without pause also hold pages for moments. That delays this call by some 0.3 s
+    ///   (measured), rarely by more than it waits.
     /// * [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was forked while
     ///   the producer was being created still runs, or, on kernels before 6.7 and its backports, somebody
     ///   maps the file through a writable descriptor.
@@ -459,7 +459,8 @@ impl LiveMap {
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`]. Of a range that ends before it begins, the length counts as negative, modulo 2⁶⁴.
+    /// [`OutOfBounds`]. A range that ends before it begins is out of bounds, too; its `len` is the difference
+    /// modulo 2⁶⁴.
     ///
     /// # Examples
     ///

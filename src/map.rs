@@ -139,14 +139,12 @@ impl ReadOnlyMap {
         if len == 0 {
             return Ok(Self { map: None, range: 0..0 });
         }
-        // Mappings begin at a page, and those of hugetlbfs end at one too.
-        let unit = match extent.huge_page {
-            Some(huge_page) => huge_page,
-            None if offset == 0 => 1,
-            None => rustix::param::page_size() as u64,
-        };
-        let map_offset = offset - offset % unit;
-        let map_len = address_space(end.next_multiple_of(unit) - map_offset)?;
+        // Mappings begin at a page, and those of hugetlbfs end at one too. How large a page is is not
+        // asked: on old kernels that takes a descriptor, and panics where there is none.
+        const LARGEST_PAGE: u64 = 64 << 10;
+        let map_offset = offset - offset % extent.huge_page.unwrap_or(LARGEST_PAGE);
+        let map_end = end.next_multiple_of(extent.huge_page.unwrap_or(1));
+        let map_len = address_space(map_end - map_offset)?;
         let start = (offset - map_offset) as usize;
 
         let mut options = MmapOptions::new();

@@ -60,9 +60,9 @@ impl SealPolicy {
     /// For a hostile peer: at most `max_len` bytes, which cannot grow, with memory reserved for
     /// all of them.
     ///
-    /// Reserving takes a descriptor that can write, as files are sent by default, or leave to open
-    /// one. Nobody but the same user and root has that for what a [`Producer`](crate::Producer) shares;
-    /// add `.reserve(false)` for those, and see [`reserve`](Self::reserve) for what that leaves open.
+    /// Reserving needs a descriptor that can write, as files are sent by default, or a file that may
+    /// be opened for writing. What a [`Producer`](crate::Producer) shares is neither, except for root:
+    /// add `.reserve(false)` for that, and see [`reserve`](Self::reserve) for what it leaves open.
     ///
     /// # Examples
     ///

@@ -2,9 +2,9 @@
 //!
 //! # The claim
 //!
-//! No safe program that uses this crate, and no other process, can make a byte change that a
-//! `&[u8]` or `&mut [u8]` from this crate refers to, or make an access to it fault, within the
-//! limits listed under [What is out of scope](#what-is-out-of-scope).
+//! No safe program that uses this crate, and no other process, can change a byte behind a `&[u8]`
+//! from this crate, or behind a `&mut [u8]` but through it, or make an access to either fault,
+//! within the limits listed under [What is out of scope](#what-is-out-of-scope).
 //!
 //! # Who attacks
 //!
@@ -50,8 +50,8 @@
 //!
 //! ## Order
 //!
-//! Receiving reads the access mode, then the seals, then the length, judges them, and maps exactly
-//! that length. With SHRINK confirmed the length read after it is a lower bound forever, so nothing
+//! Receiving reads the access mode, then the seals, then the length, and judges them; mapping covers
+//! exactly that length. With SHRINK confirmed the length read after it is a lower bound forever, so nothing
 //! that a hostile holder of the same file does in between matters: it can make the file longer (if
 //! GROW is absent), which the mapping does not cover.
 //!
@@ -66,8 +66,8 @@
 //! The file is mapped shared; where the kernel refuses that for a writable descriptor (`EPERM`
 //! before Linux 6.7 and its backports), privately. Both show the pages of the file, which do not
 //! change. On a shared mapping the kernel also refuses `mprotect(PROT_WRITE)`, `/proc/self/mem`,
-//! `ptrace(2)` and `userfaultfd(2)`; on a private one these make a copy in the process that does
-//! it, and never reach the file.
+//! `ptrace(2)` and `userfaultfd(2)`; on a private one these make a copy in the process whose
+//! mapping it is, and never reach the file.
 //!
 //! # Unsealed files
 //!
@@ -128,7 +128,7 @@
 //!   read a file could change its pages.
 //! * CVE-2022-2590 (5.16 to 5.19): a race in copy-on-write let anybody write to pages of shared
 //!   memory that were mapped read-only.
-//! * "udmabuf: fix racy memfd sealing check" (6.13): whoever may open `/dev/udmabuf` could make a
+//! * "udmabuf: fix racy memfd sealing check" (mended in 6.13): whoever may open `/dev/udmabuf` could make a
 //!   writable buffer of a memfd's pages in the moment in which it was sealed.
 //! * "udmabuf: also check for F_SEAL_FUTURE_WRITE" (0a16e24e34f2; from 5.1, mended in 6.13, 6.12.7,
 //!   6.6.68, 6.1.122, 5.15.176, 5.10.233 and 5.4.289): whoever may open `/dev/udmabuf` and has the
@@ -159,8 +159,8 @@
 //! # What is left to you
 //!
 //! * Immutable is not valid: parse what a peer sent as the hostile input that it is.
-//! * Immutable is not a point in time: [`copy_of`](SealedFile::copy_of) a file that changes may mix.
-//! * A length is a promise to read so much: bound it with [`SealPolicy::untrusted`].
+//! * Immutable is not a point in time: [`copy_of`](SealedFile::copy_of) a file that changes meanwhile may mix old and new.
+//! * The peer chooses the length: bound it with [`SealPolicy::untrusted`].
 //!
 //! [fcntl(2)]: https://man7.org/linux/man-pages/man2/fcntl.2.html
 //! [`ReadOnlySealed`]: crate::ReadOnlySealed

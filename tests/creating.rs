@@ -272,7 +272,8 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
     let copy_of_a_stream = || SealedFile::copy_of("no room", &pipe, 5).map(drop);
     let try_clone = || source.try_clone().map(drop);
     let open_read_only = || source.open_read_only().map(drop);
-    let makers: [(&dyn Fn() -> io::Result<()>, u64); 7] = [
+    let map_range = || source.map_range(1, 2).map(drop);
+    let makers: [(&dyn Fn() -> io::Result<()>, u64); 8] = [
         (&create, 1),
         (&from_bytes, 1),
         (&build, 1),
@@ -280,6 +281,7 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
         (&copy_of_a_stream, 2),
         (&try_clone, 1),
         (&open_read_only, 1),
+        (&map_range, 0),
     ];
     for (index, (make, needs)) in makers.into_iter().enumerate() {
         for room in 0..needs {

@@ -21,7 +21,7 @@ use std::thread;
 
 use kernel::*;
 use memmap2::{Mmap, MmapOptions};
-use runs::{is_alone, rounds, traces};
+use runs::{is_alone, is_emulated, rounds, traces};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
@@ -388,9 +388,15 @@ fn finishing_succeeds_while_readers_map_and_read() {
             }
             producer.write_at(0, &expected).unwrap();
             meetings += usize::from(reading.load(SeqCst) > 0);
-            let finished = producer.finish();
+            let mut finished = producer.finish();
+            // A processor that is emulated leaves pages in use for too long.
+            while let Err(error) = finished {
+                assert_eq!(error.reason(), SealFailure::PinnedPages, "round {round}: {error:?}");
+                assert!(is_emulated(), "round {round}: {error:?}");
+                finished = error.into_file().finish();
+            }
             done.store(true, SeqCst);
-            let finished = finished.unwrap_or_else(|error| panic!("round {round}: {error:?}"));
+            let finished = finished.unwrap();
             assert!(finished.map_read_only().unwrap()[..] == expected);
             for reader in readers {
                 assert!(reader.join().unwrap() == expected, "round {round}");

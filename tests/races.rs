@@ -241,7 +241,8 @@ fn whatever_a_peer_does_meanwhile_what_is_received_is_whole_and_steady() {
         });
     }
     outcomes.print("receiving");
-    assert_ne!(outcomes.count("received"), 0);
+    // Where the kernel lets the peer spoil its write seal, it may be quick enough every time.
+    assert_ne!(outcomes.count("received") + outcomes.count("untrusted write seal"), 0);
 }
 
 /// Not a promise: what [`Peer::start`] starts.

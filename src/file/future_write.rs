@@ -11,13 +11,14 @@ use crate::{LiveMap, ReceiveError, SealError, SealFailure, SealPolicy, SealedFil
 /// A live file: one producer's mapping still writes, nobody else can.
 impl SealedFile<FutureWriteSealed> {
     /// Takes a live file from a peer, if it carries [`Seals::FUTURE_WRITE`] and
-    /// [`Seals::SHRINK`] and the policy allows it. Changes nothing about the file.
+    /// [`Seals::SHRINK`] and the policy allows it. Adds no seal and changes no byte.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`](crate::Refusal), with the descriptor. A policy that [reserves](SealPolicy::reserve) memory, as
-    /// [`untrusted`](SealPolicy::untrusted) does, needs a descriptor that can write or be opened for
-    /// writing, which what a [`Producer`](crate::Producer) shares is not, except for root: that is
+    /// A [`Refusal`](crate::Refusal), with the descriptor. A policy that
+    /// [reserves](SealPolicy::reserve) memory, as [`untrusted`](SealPolicy::untrusted) does, needs a
+    /// descriptor that can write, or a file that may be opened for writing. What a
+    /// [`Producer`](crate::Producer) shares is neither, except for root: that is
     /// [`CannotReserve`](crate::Refusal::CannotReserve) (`EACCES`).
     ///
     /// # Platform-specific

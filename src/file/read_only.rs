@@ -26,8 +26,8 @@ impl SealedFile<ReadOnlySealed> {
         CreateOptions::new().from_bytes(name, bytes)
     }
 
-    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed and
-    /// page-aligned slice, with the default [`CreateOptions`].
+    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
+    /// begins at a multiple of 4096, with the default [`CreateOptions`].
     ///
     /// # Errors
     ///
@@ -109,15 +109,17 @@ impl SealedFile<ReadOnlySealed> {
 
     /// Takes a file and makes it immutable first where it is not: adds the seals that the state or
     /// the policy requires and the file lacks, and with them [`Seals::SEAL`](crate::Seals::SEAL),
-    /// unless the policy forbids that. A file that lacks none is left as it is. A file that the policy would refuse in any case is not sealed; one
-    /// that fails only when memory is [reserved](SealPolicy::reserve) for it comes back sealed.
+    /// unless the policy forbids that. A file that lacks none is left as it is. A file that the policy
+    /// would refuse in any case is not sealed; one that fails only when memory is
+    /// [reserved](SealPolicy::reserve) for it comes back sealed.
     ///
     /// # Errors
     ///
     /// A [`Refusal`](crate::Refusal), with the descriptor.
     /// [`MissingSeals`](crate::Refusal::MissingSeals) where no seal can be added (`EPERM`), and
     /// [`CannotSeal`](crate::Refusal::CannotSeal) with `EBUSY` where somebody maps the file for
-    /// writing or has pinned its pages; those are waited for, for about a second.
+    /// writing or has pinned its pages. The latter is waited for for about a second, the former for
+    /// some milliseconds.
     ///
     /// # Examples
     ///

@@ -145,8 +145,9 @@ impl SealedFile<Unsealed> {
     ///
     /// The file comes back as it was; see [`SealFailure`](crate::SealFailure) for what can stand in
     /// the way. Most likely is [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): a
-    /// map that was leaked, or a child that was forked while a map was being made and has not executed another program since
-    /// (that is waited for, for some milliseconds). Pinned pages are waited for, for about a second.
+    /// map that was leaked, or a child that was forked while a map was being made and has not executed
+    /// another program since (that is waited for, for some milliseconds). Pinned pages are waited for,
+    /// for about a second.
     ///
     /// # Examples
     ///
