@@ -272,7 +272,7 @@ fn published_and_read(criterion: &mut Criterion) {
         }
     }
     for file in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        if file.path().to_string_lossy().starts_with(&mmap_sync_path()) {
+        if file.path().to_string_lossy().starts_with(&format!("{}-", mmap_sync_path())) {
             let _ = fs::remove_file(file.path()); // nobody else's
         }
     }

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
@@ -46,10 +45,10 @@ fn copy_regular(
     target: &mut SealedFile<Unsealed>,
     reach: u64,
 ) -> io::Result<u64> {
-    struct FromStart(File, u64);
-    impl Read for FromStart {
+    struct FromStart<'a>(BorrowedFd<'a>, u64);
+    impl Read for FromStart<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.0.read_at(buffer, self.1)?;
+            let count = rustix::io::pread(self.0, buffer, self.1)?;
             self.1 += count as u64;
             Ok(count)
         }
@@ -63,8 +62,7 @@ fn copy_regular(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Not every file system can do this.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && copied == 0 => {
-                let file = File::from(source.try_clone_to_owned()?);
-                return io::copy(&mut FromStart(file, 0).take(reach), target);
+                return io::copy(&mut FromStart(source, 0).take(reach), target);
             }
             Err(error) => return Err(error),
         }

@@ -205,9 +205,10 @@ impl CreateOptions {
     /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
     /// begins at a multiple of 4096.
     ///
-    /// Plain pages up to 1 MiB are filled from a buffer of the allocator's, in about half the time:
-    /// the page faults of a new mapping cost more than a copy. Above, and on huge pages, the slice is
-    /// the file's own memory, which is reserved. If the contents must not stay behind in freed memory,
+    /// Plain pages up to 1 MiB are filled from a buffer, in about half the time if the allocator has
+    /// it at hand: the page faults of a new mapping cost more than a copy. A lack of memory then shows
+    /// only after `fill` has run. Above, and on huge pages that have to be filled in place, the slice
+    /// is the file's own memory, which is reserved. If the contents must not stay behind in freed memory,
     /// or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
     ///
     /// # Errors

@@ -289,7 +289,8 @@ pub enum Refusal {
 
 fn how_to_add_seals(present: Seals) -> &'static str {
     if present.contains(Seals::SEAL) {
-        "none can be added to it; the sender must make it with memfd_create and MFD_ALLOW_SEALING"
+        "none can be added to it any more; the sender must make another \
+         (memfd_create with MFD_ALLOW_SEALING) and add them before F_SEAL_SEAL"
     } else {
         "the sender must add them with F_ADD_SEALS, through a descriptor that can write"
     }

@@ -50,7 +50,7 @@
 //! | order between calls | nothing changes | whoever has read something new reads nothing older | numbers do not fall |
 //! | reading needs memory | no | for the copy | for the copy; none is an error |
 //! | reading can be `SIGBUS` | in holes\* | in holes\* | in holes\* |
-//! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`) and from sleeping, make them allocate up to the capacity, leave holes\* |
+//! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`), from sleeping and from waking, make them allocate up to the capacity, leave holes\* |
 //! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
 //!
 //! \* Memory that was never written, if none is left for it when it is read. A [`Producer`] and a
@@ -89,7 +89,8 @@
 //! * That reading succeeds while the publisher overwrites values faster than they can be copied. A
 //!   reader is disturbed when the publisher comes round to the same slot, and then begins anew, with
 //!   the value that is newest by then. After a hundred times it says so.
-//! * That an end is told: a publisher that is killed, or never dropped, just falls silent.
+//! * That an end is told: a publisher that is killed, or never dropped, just falls silent. Whoever
+//!   sleeps without a timeout then sleeps on, even if it was killed just before it woke readers.
 //! * On 32-bit targets, that a killed publisher leaves its last value. If it is killed while both
 //!   halves of the number change, once in 2³¹ values, nothing can be read afterwards:
 //!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or knows of no value.
@@ -387,7 +388,8 @@ impl Subscriber {
 
     /// Sleeps until the newest value has a greater number than `seen`, which is what
     /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
-    /// looks, without a system call; [`Duration::MAX`] means no timeout.
+    /// looks, without a system call; [`Duration::MAX`] means no timeout. A number of another
+    /// publisher's, which may be greater than all of this one's, is waited for in vain.
     ///
     /// An event loop cannot wait for this, for there is no descriptor to poll. Wait in a thread that
     /// writes to a pipe or eventfd of the loop; or have the publisher follow each value by a byte on

@@ -43,13 +43,16 @@ impl<'a> UnsealedMap<'a> {
         if map_len == 0 {
             return Ok(Self { map: None, file: PhantomData });
         }
+        let file: &SealedFile<Unsealed> = file;
         let fd = file.as_file();
+        let reserve =
+            || sys::reserve(fd.as_fd(), len).map_err(|error| file.explain_lack_of_memory(error));
         // Memory that is there already stays in small pages, whatever is advised later.
         let huge_pages_first = file.wants_transparent_huge_pages();
         if huge_pages_first {
             sys::fits_memory(len)?;
         } else {
-            sys::reserve(fd.as_fd(), len)?;
+            reserve()?;
         }
         // SAFETY: `MmapOptions::map_mut` requires that the file is not modified behind the slice's
         // back, in or out of process. This process: `SealedFile<Unsealed>` hands out no descriptor
@@ -64,7 +67,7 @@ impl<'a> UnsealedMap<'a> {
             for preference in [advice::HUGE_PAGE, advice::POPULATE_WRITE].into_iter().flatten() {
                 let _ = advise(&map, preference);
             }
-            sys::reserve(fd.as_fd(), len)?;
+            reserve()?;
         }
         Ok(Self { map: Some(map), file: PhantomData })
     }

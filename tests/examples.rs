@@ -203,7 +203,7 @@ fn frames_says_what_it_cannot_send() {
         (&[empty], empty),
         (&["-"], "-: there is nothing"),
         (&["--size=0"], "at least 1 byte"),
-        (&["--size=18446744073709551615"], "at most 1 GiB"),
+        (&["--size=1073741825"], "at most 1 GiB"),
         (&["--frames=many"], "many"),
         (&["--frames=0"], "cannot parse"),
         (&["--unknown"], "--unknown"),
@@ -457,7 +457,7 @@ fn no_publisher_takes_the_place_of_one_that_lives() {
     let socket = TempFile::named("dashboard-second");
     let Some(_first) = publisher(&socket.0) else { return };
     let Some(mut second) = dashboard("publish", &socket.0) else { return };
-    fails(&mut second, b"", &format!("{}: Address already in use", socket.0.display()));
+    fails(&mut second, b"", &format!("{}: ", socket.0.display()));
     watcher(&socket.0).says("reading");
 }
 
@@ -558,7 +558,7 @@ fn an_output_that_is_closed_is_no_reason_to_complain() {
     assert_eq!(unread(quickstart.arg(env::current_exe().unwrap())), quietly(1));
     // They arrive all the same.
     let Some(mut frames) = example("frames") else { return };
-    assert_eq!(unread(frames.arg("--frames=100")), quietly(0));
+    assert_eq!(unread(frames.arg("--frames=3")), quietly(0));
 
     let socket = TempFile::named("dashboard-closed");
     let Some(mut publish) = dashboard("publish", &socket.0) else { return };

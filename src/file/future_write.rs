@@ -133,6 +133,8 @@ mod tests {
     fn an_exec_seal_prevents_finishing_for_good_where_the_write_seal_is_then_not_believed() {
         let mut producer = match Producer::create("live", 8) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let noexec = std::fs::read_to_string("/proc/sys/vm/memfd_noexec");
+                assert_eq!(noexec.unwrap_or_default(), "2\n", "{error}");
                 return eprintln!("no producers here: {error}");
             }
             created => created.unwrap(),

@@ -93,9 +93,10 @@ impl SealedFile<Unsealed> {
     ///
     /// # Errors
     ///
-    /// * `ENOSPC`, `ENOMEM`: not enough memory, or not enough pages in the hugetlb pool. A length
-    ///   beyond the machine's memory and swap is refused before it is tried. Below that, a machine
-    ///   without strict overcommit or a memory cgroup may call its OOM killer instead.
+    /// * `ENOSPC`, `ENOMEM`: not enough memory. A length beyond the machine's memory and swap is
+    ///   refused before it is tried. Below that, a machine without strict overcommit or a memory
+    ///   cgroup may call its OOM killer instead.
+    /// * `StorageFull`, `OutOfMemory`: not enough pages in the hugetlb pool; the errno is the `source`.
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `ENOMEM` also: no address space, or no mapping left (`vm.max_map_count`).
     ///
@@ -114,7 +115,7 @@ impl SealedFile<Unsealed> {
     #[doc(alias = "mmap")]
     pub fn map_mut(&mut self) -> io::Result<UnsealedMap<'_>> {
         let len = self.len()?;
-        self.map_reserved(len)
+        UnsealedMap::new(self, len)
     }
 
     /// [`map_mut`](Self::map_mut) of a file that is still empty.
@@ -124,12 +125,11 @@ impl SealedFile<Unsealed> {
             map::address_space(len)?;
             self.set_len(len)?;
         }
-        self.map_reserved(len)
+        UnsealedMap::new(self, len)
     }
 
-    fn map_reserved(&mut self, len: u64) -> io::Result<UnsealedMap<'_>> {
-        let huge_pages = self.known;
-        UnsealedMap::new(self, len).map_err(|error| huge_pages.explain_lack(error))
+    pub(crate) fn explain_lack_of_memory(&self, error: io::Error) -> io::Error {
+        self.known.explain_lack(error)
     }
 
     /// Makes the file immutable, for every process and forever: adds [`Seals::WRITE`],

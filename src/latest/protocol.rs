@@ -289,7 +289,7 @@ impl Reader {
         #[allow(clippy::unnecessary_cast, reason = "the model checks other words too")]
         let len = memory.load(slot + LEN) as usize;
         let plausible = len.min(self.geometry.capacity);
-        if let Err(error) = value.try_reserve(plausible.saturating_sub(value.len())) {
+        if let Err(error) = value.try_reserve_exact(plausible.saturating_sub(value.len())) {
             return Some(Err(error.into()));
         }
         value.resize(plausible, 0);
