@@ -13,7 +13,7 @@
 //! * turn whatever a descriptor leads to into bytes that stay as they are.
 //!
 //! It does not map files on disk (they can only be copied in), and it is not for memory that both
-//! sides write. And a socket hands fresh bytes to one reader faster, up to 1 MiB: sealing
+//! sides write. And a pipe or a socket hands fresh bytes to one reader faster: sealing
 //! pays where bytes are kept, shared as one copy, or read only in part, where they are large, or where
 //! the reader should not need room for a copy.
 //!
