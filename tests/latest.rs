@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use runs::{in_full, is_emulated};
+use runs::{in_full, is_emulated, live};
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{OutOfBounds, Producer, SealPolicy, SealedFile, Seals};
@@ -24,16 +24,8 @@ const SHORT: Duration = Duration::from_millis(20);
 /// Where a process that a test starts is told its part.
 const PART: &str = "SEALED_MMAP_TEST_PART";
 
-/// `None` where the system has no producers: then that is what is checked.
 fn create(capacity: usize, slots: usize) -> Option<Publisher> {
-    let created = Publisher::create_with_slots("latest", capacity, slots);
-    if fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|setting| setting == b"2\n") {
-        let error = created.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-        eprintln!("vm.memfd_noexec=2: {error}");
-        return None;
-    }
-    Some(created.unwrap())
+    live(Publisher::create_with_slots("latest", capacity, slots))
 }
 
 fn open(publisher: &Publisher) -> Subscriber {

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use runs::{in_full, is_alone};
+use runs::{in_full, is_alone, live};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::latest::{Publisher, Subscriber, Waited};
 use sealed_mmap::{FutureWriteSealed, Producer, SealPolicy, SealedFile, Seals, add_seals};
@@ -33,13 +33,7 @@ const LEN: u64 = 8;
 /// A publisher's file after three values, and a writer of it that keeps to no protocol. `None` where
 /// the system has no producers.
 fn hostile() -> Option<Producer> {
-    if fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|setting| setting == b"2\n") {
-        let error = Publisher::create("latest", 1).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-        eprintln!("vm.memfd_noexec=2: {error}");
-        return None;
-    }
-    let mut honest = Publisher::create_with_slots("honest", CAPACITY, SLOTS).unwrap();
+    let mut honest = live(Publisher::create_with_slots("honest", CAPACITY, SLOTS))?;
     for value in [&b"one"[..], b"two", b"three"] {
         honest.publish(value).unwrap();
     }

@@ -31,18 +31,9 @@ const WORD: usize = size_of::<usize>();
 
 /// `None` where the system has no producers: then that is what is checked.
 fn live(len: usize) -> Option<(Producer, LiveMap)> {
-    match Producer::create("live", len as u64) {
-        Ok(producer) => {
-            let map = producer.file().map_live().unwrap();
-            Some((producer, map))
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            assert_eq!(memfd_noexec(), Some(2));
-            eprintln!("vm.memfd_noexec=2: {error}");
-            None
-        }
-    }
+    let producer = runs::live(Producer::create("live", len as u64))?;
+    let map = producer.file().map_live().unwrap();
+    Some((producer, map))
 }
 
 fn numbered(len: usize) -> Vec<u8> {

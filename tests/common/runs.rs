@@ -1,8 +1,9 @@
 //! How tests run: how often, alone in a process where they change all of it, and what is left.
 #![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
 
+use std::fmt::Debug;
 use std::process::{Command, Output, Stdio};
-use std::{env, fs};
+use std::{env, fs, io};
 
 /// Whether everything is to be tried, however long it takes.
 pub(crate) fn in_full() -> bool {
@@ -19,6 +20,20 @@ pub(crate) fn rounds(quick: usize, full: usize) -> usize {
     } else {
         quick
     }
+}
+
+/// What makes a live file made it, but for `vm.memfd_noexec=2`, which forbids all of them: then that
+/// is what is checked.
+pub(crate) fn live<T: Debug>(made: io::Result<T>) -> Option<T> {
+    let forbidden = fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|setting| setting == b"2\n");
+    if !forbidden {
+        return Some(made.unwrap());
+    }
+    let error = made.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("vm.memfd_noexec"), "{error}");
+    eprintln!("not tested, there are no live files here: {error}");
+    None
 }
 
 /// A virtual machine without the help of a processor takes some thirty times as long.
