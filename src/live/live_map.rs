@@ -1,0 +1,160 @@
+//! The readers' side.
+
+use std::fmt;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::os::fd::AsFd;
+use std::sync::atomic::{Ordering, fence};
+
+use super::{Mapping, Words};
+use crate::state::FutureWriteSealed;
+use crate::{OutOfBounds, SealedFile, sys};
+
+/// A reader's view of a live file, from [`SealedFile::map_live`].
+///
+/// It copies out. There is no slice of it, for the producer goes on writing. It owns its mapping:
+/// the file may be dropped, and the map moved to other threads or kept forever, after the producer
+/// has ended too.
+///
+/// # Guarantees
+///
+/// * Each aligned `usize` is read whole. Whether that is a value that somebody stored is up to the
+///   producer: a [`Producer`] stores whole words, another program need not.
+/// * Calls are in order: whoever has read what one [`Producer::write_at`] stored, even a single word,
+///   reads in later calls nothing older than what was stored by the calls before it.
+///
+/// # Not guaranteed
+///
+/// * That what one call reads belongs together: words that the producer writes meanwhile are new or
+///   old, each for itself.
+/// * That reading cannot run out of memory, where a foreign producer left holes and there is none:
+///   that is a `SIGBUS`, under `vm.overcommit_memory=2` or with hugetlb pages, unless the file was
+///   received with [`SealPolicy::reserve`](crate::SealPolicy::reserve). A [`Producer`] leaves none.
+///
+/// # Examples
+///
+/// ```
+/// # use sealed_mmap::Producer;
+/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// let mut producer = Producer::create("ticks", 8)?;
+/// let ticks = producer.file().map_live()?;
+/// let reader = std::thread::spawn(move || {
+///     while ticks.to_vec(..).unwrap() != 3_u64.to_ne_bytes() {
+///         std::thread::yield_now();
+///     }
+/// });
+/// for tick in 1..=3_u64 {
+///     producer.write_at(0, &tick.to_ne_bytes())?;
+/// }
+/// reader.join().unwrap();
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// [`Producer`]: crate::Producer
+/// [`Producer::write_at`]: crate::Producer::write_at
+pub struct LiveMap {
+    /// Read-only.
+    map: Mapping,
+}
+
+impl LiveMap {
+    pub(crate) fn new(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
+        // Old kernels count every shared mapping of a writable descriptor as one that can write,
+        // and the producer could not finish.
+        let read_only =
+            if sys::is_writable(file.as_fd())? { file.open_read_only().ok() } else { None };
+        let mapped = read_only.as_ref().unwrap_or(file);
+        let map = Mapping::new(mapped.as_file(), file.extent()?, |options, file| {
+            options.map_raw_read_only(file)
+        })?;
+        Ok(Self { map })
+    }
+
+    pub(crate) fn words(&self) -> Words<'_> {
+        self.map.words()
+    }
+
+    /// The length in bytes. It stays, whatever becomes of the file.
+    pub fn len(&self) -> usize {
+        self.map.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies bytes out, as they are at this moment, word for word.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; nothing is read then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let mut producer = Producer::create("greeting", 5)?;
+    /// let map = producer.file().map_live()?;
+    /// producer.write_at(0, b"hello")?;
+    ///
+    /// let mut end = [0; 2];
+    /// map.read_at(3, &mut end)?;
+    /// assert_eq!(&end, b"lo");
+    /// assert!(map.read_at(4, &mut end).is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
+        let start = self.map.locate(offset, target.len() as u64)?;
+        self.words().read(start, target);
+        fence(Ordering::Acquire);
+        Ok(())
+    }
+
+    /// [`read_at`](Self::read_at) into a new vector.
+    ///
+    /// Like every vector it ends the process if there is no memory for it: bound the length of a
+    /// foreign file by the [policy](crate::SealPolicy::len), or use `read_at`.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]. A range that ends before it begins is out of bounds, too; its `len` is the difference
+    /// modulo 2⁶⁴.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let mut producer = Producer::create("greeting", 5)?;
+    /// producer.write_at(0, b"hello")?;
+    /// let map = producer.file().map_live()?;
+    /// assert_eq!(map.to_vec(..)?, b"hello");
+    /// assert_eq!(map.to_vec(1..=2)?, b"el");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
+        let offset = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => self.map.len as u64,
+        };
+        let len = end.wrapping_sub(offset);
+        self.map.locate(offset, len)?;
+        let mut bytes = vec![0; len as usize];
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl fmt::Debug for LiveMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveMap").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,329 @@
+//! The writer's side.
+#![allow(unsafe_code, reason = "only its maker knows that a mapping can be written")]
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{Ordering, fence};
+
+use super::{Mapping, Words, WordsMut};
+use crate::seals;
+use crate::state::{FutureWriteSealed, ReadOnlySealed, Unsealed};
+use crate::{CreateOptions, OutOfBounds, SealError, SealFailure, SealedFile, Seals, sys};
+
+/// The only writer of a live file, which any number of readers watch.
+///
+/// It holds the one mapping through which the file can still be written. The kernel has promised
+/// readers that nobody else writes and that the length stays ([`Seals::FUTURE_WRITE`],
+/// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW)); [`finish`](Self::finish) makes the file
+/// immutable.
+///
+/// # Guarantees
+///
+/// * Readers see each aligned `usize` of the file whole, as some call stored it. Nothing larger is
+///   whole: a read that meets a write gets some words new and some old. For the newest complete
+///   value there is [`latest`](crate::latest); records need an order of their own.
+/// * Calls are in order: whoever has read what one `write_at` stored, even a single word, reads in
+///   later calls nothing older than what was stored by the calls before it.
+/// * Memory for the whole file is reserved, so writing does not run out of it.
+/// * A child of `fork(2)` does not inherit the mapping, and so must neither use nor drop the producer:
+///   something else of its own may be there. One that is forked while the producer is being created
+///   may inherit it, and then keeps the file from being finished until it ends.
+/// * Dropping the producer ends writing, not reading. The file can then not be finished any more.
+///
+/// # Not guaranteed
+///
+/// * That somebody else does not prevent finishing. Another user, with the descriptor from
+///   [`file`](Self::file), can add no seal and open no writable descriptor, for the file's mode is
+///   `0444`. The same user can change the mode back and open it, and root need not. They can write
+///   nothing even so, but add seals, and [`finish`](Self::finish) fails for good: after
+///   [`Seals::SEAL`], or after [`Seals::EXEC`] on a kernel whose write seal is then not believed. And
+///   any reader can pin pages (`EBUSY`), for as long as it likes.
+/// * That nobody else writes, on a kernel that lets udmabuf do it: see
+///   [Known holes in kernels](crate::soundness#known-holes-in-kernels).
+/// * That a reader was there to see: values that are overwritten are gone.
+///
+/// # Platform-specific
+///
+/// Linux and Android, from Linux 5.1 (the guarantees are claimed from 5.4.4), with `/proc` mounted.
+/// With `vm.memfd_noexec=2` no file without [`Seals::EXEC`] can be created, and so no producer.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::Producer;
+/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+///
+/// let mut producer = Producer::create("temperature", 8)?;
+/// let reader = producer.file().map_live()?; // in another process, as a rule
+///
+/// producer.write_at(0, &21.5_f64.to_ne_bytes())?;
+/// let mut temperature = [0; 8];
+/// reader.read_at(0, &mut temperature)?;
+/// assert_eq!(f64::from_ne_bytes(temperature), 21.5);
+///
+/// let last = producer.finish()?;
+/// assert_eq!(last.map_read_only()?[..], temperature);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "F_SEAL_FUTURE_WRITE")]
+pub struct Producer {
+    /// Writable.
+    map: Mapping,
+    /// Writable, for adding seals.
+    writable: SealedFile<FutureWriteSealed>,
+    /// Read-only, for giving away.
+    file: SealedFile<FutureWriteSealed>,
+}
+
+impl Producer {
+    /// Creates a live file of `len` zeros.
+    ///
+    /// # Errors
+    ///
+    /// * `Unsupported`: before Linux 5.1 and on FreeBSD, under `vm.memfd_noexec=2`, or without `/proc`.
+    /// * `EACCES`: a security policy does not let this program open its own memfd anew (SELinux, as
+    ///   Android has it for apps).
+    /// * `ENOSPC`, `ENOMEM`: no memory for the contents. Always `ENOMEM` if `len` is more than the
+    ///   machine's memory and swap.
+    /// * `FileTooLarge`: the length does not fit into the address space.
+    /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
+    /// * `EMFILE`, `ENFILE`: no descriptor left; it takes two.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let producer = Producer::create("counters", 4096)?;
+    /// assert_eq!(producer.len(), 4096);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create(name: &str, len: u64) -> io::Result<Self> {
+        CreateOptions::new().create_producer(name, len)
+    }
+
+    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody can see it.
+    /// The slice is zeroed and page-aligned.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create), and whatever `fill` returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let producer = Producer::build("blank page", 4096, |bytes| {
+    ///     bytes.fill(b' ');
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(producer.file().map_live()?.to_vec(..2)?, b"  ");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn build(
+        name: &str,
+        len: u64,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        CreateOptions::new().build_producer(name, len, fill)
+    }
+
+    /// Maps a draft, whose memory is reserved and of which no map is left, and seals it against
+    /// everybody else. Its mode lets nobody write.
+    pub(crate) fn new(draft: SealedFile<Unsealed>) -> io::Result<Self> {
+        let file = draft.into_file();
+        let extent = sys::extent(file.as_fd(), &sys::stat(file.as_fd())?)?;
+        // Has to be there before the seal that allows no more of it.
+        let map = Mapping::new(&file, extent, |options, file| options.map_raw(file))?;
+        map.keep_from_children()?;
+        let seals = Seals::FUTURE_WRITE | Seals::SHRINK | Seals::GROW;
+        seals::add_and_confirm(&file, seals).map_err(|(reason, error)| match reason {
+            SealFailure::Unsupported => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)",
+            ),
+            _ => error,
+        })?;
+        let writable = SealedFile::<FutureWriteSealed>::confirmed(file, Some(extent));
+        let file = writable.open_read_only()?;
+        Ok(Self { map, writable, file })
+    }
+
+    /// The live file, as a description that is open for reading only, to share with readers: send
+    /// it, clone it, or map it here. All descriptors that are sent share its offset;
+    /// [`open_read_only`](SealedFile::open_read_only) makes one apart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::{SealPolicy, SealedFile};
+    ///
+    /// let producer = Producer::create("counters", 4096)?;
+    /// let sent = producer.file().try_clone()?.into();
+    /// let received = SealedFile::receive_future_write(sent, &SealPolicy::new())?;
+    /// assert_eq!(received.map_live()?.len(), 4096);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn file(&self) -> &SealedFile<FutureWriteSealed> {
+        &self.file
+    }
+
+    /// The length in bytes. It stays.
+    pub fn len(&self) -> usize {
+        self.map.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes bytes. Readers may see any of its words before any other, but see all that earlier
+    /// calls wrote before they see one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; nothing is written then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let mut producer = Producer::create("log", 4096)?;
+    /// let records = producer.file().map_live()?;
+    /// producer.write_at(8, b"a record")?;
+    /// producer.write_at(0, &1_usize.to_ne_bytes())?; // whoever sees this sees the record
+    /// # assert_eq!(records.to_vec(8..16)?, b"a record");
+    /// assert!(producer.write_at(4090, b"too long").is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        let start = self.map.locate(offset, bytes.len() as u64)?;
+        fence(Ordering::Release);
+        self.words_mut().write(start, bytes);
+        Ok(())
+    }
+
+    /// Reads bytes back, as they were written last.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; nothing is read then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// let mut producer = Producer::create("log", 4096)?;
+    /// producer.write_at(3, b"a record")?;
+    /// let mut word = [0; 6];
+    /// producer.read_at(5, &mut word)?;
+    /// assert_eq!(&word, b"record");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
+        let start = self.map.locate(offset, target.len() as u64)?;
+        self.words().read(start, target);
+        Ok(())
+    }
+
+    /// Ends writing: gives up the mapping, adds [`Seals::WRITE`] and [`Seals::SEAL`], and confirms
+    /// them. Maps of readers stay, and show what no longer changes.
+    ///
+    /// # Errors
+    ///
+    /// The live file comes back, as the description that can still be
+    /// [finished](SealedFile::finish), which is the way to try again. It is not for giving away:
+    /// with it seals can be added. Writing is over even so.
+    ///
+    /// * [`PinnedPages`](SealFailure::PinnedPages) (`EBUSY`): a reader pins pages for I/O, with
+    ///   `vmsplice(2)` or io_uring. That is waited for, for about a second. Readers that map, or
+    ///   `read(2)`, without pause also hold pages for moments. That delays this call by some 0.3 s
+    ///   (measured), rarely by more than it waits.
+    /// * [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was forked while
+    ///   the producer was being created still runs, or, on kernels before 6.7 and its backports, somebody
+    ///   maps the file through a writable descriptor.
+    /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): somebody has added [`Seals::SEAL`], see
+    ///   [Not guaranteed](#not-guaranteed). It stays so.
+    /// * [`Other`](SealFailure::Other), without an errno: somebody has added [`Seals::EXEC`], and with
+    ///   that this kernel's write seal is not believed
+    ///   ([`UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)). It stays so.
+    ///
+    /// # Examples
+    ///
+    /// A compositor lets its clients watch a keymap while the user edits it, and in the end gives
+    /// out the immutable one, which clients parse in place. It is the same file: a client that has
+    /// its descriptor already needs no other.
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// use sealed_mmap::{SealFailure, SealPolicy, SealedFile};
+    ///
+    /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
+    /// let sent = keymap.file().try_clone()?.into(); // to a client
+    ///
+    /// // The client. Only root could reserve memory through this descriptor; the producer has.
+    /// let policy = SealPolicy::untrusted(1 << 20).reserve(false);
+    /// let live = SealedFile::receive_future_write(sent, &policy)?;
+    /// let preview = live.map_live()?;
+    ///
+    /// keymap.write_at(0, b"xkb_keymap {};")?;
+    /// assert_eq!(preview.to_vec(..14)?, b"xkb_keymap {};");
+    ///
+    /// let mut finished = keymap.finish();
+    /// for _ in 0..3 {
+    ///     match finished {
+    ///         // A client pins pages; nothing is lost.
+    ///         Err(error) if error.reason() == SealFailure::PinnedPages => {
+    ///             finished = error.into_file().finish();
+    ///         }
+    ///         _ => break,
+    ///     }
+    /// }
+    /// let keymap = finished?;
+    ///
+    /// // The client is told, and takes the file that it has as an immutable one.
+    /// let text = SealedFile::receive_read_only(live.into(), &policy)?.map_read_only()?;
+    /// assert_eq!(&text[..14], b"xkb_keymap {};"); // a `&[u8]`
+    ///
+    /// // Others only get the immutable one, through which they can reserve memory.
+    /// let sent = keymap.try_clone()?.into();
+    /// let received = SealedFile::receive_read_only(sent, &SealPolicy::untrusted(1 << 20))?;
+    /// assert_eq!(received.map_read_only()?[..], text[..]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "F_SEAL_WRITE")]
+    pub fn finish(
+        self,
+    ) -> Result<SealedFile<ReadOnlySealed>, SealError<SealedFile<FutureWriteSealed>>> {
+        let Self { map, writable, .. } = self;
+        drop(map);
+        writable.finish()
+    }
+
+    pub(crate) fn words(&self) -> Words<'_> {
+        self.map.words()
+    }
+
+    pub(crate) fn words_mut(&mut self) -> WordsMut<'_> {
+        // SAFETY: `WordsMut::new` wants memory that can be written. `new` makes this mapping with
+        // `MmapOptions::map_raw`, "a writeable memory map".
+        unsafe { WordsMut::new(self.words()) }
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("len", &self.len())
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
