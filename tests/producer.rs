@@ -351,7 +351,7 @@ fn finishing_makes_the_last_bytes_final() {
 
 #[test]
 fn finishing_succeeds_while_readers_map_and_read() {
-    let (mut meetings, rounds) = (0, rounds(300, 10_000));
+    let (mut meetings, mut again, rounds) = (0, 0, rounds(300, 10_000));
     for round in 0..rounds {
         // The fewer pages there are, the likelier it is that one is in use.
         let len = [8, PAGE as usize, LEN as usize][round % 3];
@@ -382,10 +382,10 @@ fn finishing_succeeds_while_readers_map_and_read() {
             producer.write_at(0, &expected).unwrap();
             meetings += usize::from(reading.load(SeqCst) > 0);
             let mut finished = producer.finish();
-            // A processor that is emulated leaves pages in use for too long.
+            // On a slow machine pages may be in use for too long.
             while let Err(error) = finished {
                 assert_eq!(error.reason(), SealFailure::PinnedPages, "round {round}: {error:?}");
-                assert!(is_emulated(), "round {round}: {error:?}");
+                again += 1;
                 finished = error.into_file().finish();
             }
             done.store(true, SeqCst);
@@ -397,6 +397,8 @@ fn finishing_succeeds_while_readers_map_and_read() {
         });
     }
     assert!(meetings > rounds / 2, "readers were at it in {meetings} of {rounds} rounds");
+    println!("{rounds} rounds, {again} of them finished at a later attempt");
+    assert!(again <= rounds / 10 || is_emulated(), "{again} of {rounds} rounds needed another");
 }
 
 #[test]
