@@ -202,7 +202,9 @@ fn writes_do_land_without_the_seal() {
             let file = unsealed();
             attacker.attack(&file, round);
             let map = Mapping::shared(&file, READ).unwrap();
-            outcomes.add(if is_steady(|| map.checksum()) { "steady" } else { "changed" });
+            // More often than where nothing may change, for the writer has to be at work meanwhile.
+            let steady = (0..50).all(|_| is_steady(|| map.checksum()));
+            outcomes.add(if steady { "steady" } else { "changed" });
         }
         outcomes.print(&format!("no seal against {attack}"));
         assert_ne!(outcomes.count("changed"), 0);
