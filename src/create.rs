@@ -208,8 +208,8 @@ impl CreateOptions {
     /// Plain pages up to 1 MiB are filled from a buffer, in about half the time if the allocator has
     /// it at hand: the page faults of a new mapping cost more than a copy. A lack of memory then shows
     /// only after `fill` has run. Above, and on huge pages that have to be filled in place, the slice
-    /// is the file's own memory, which is reserved. If the contents must not stay behind in freed memory,
-    /// or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
+    /// is the file's own memory, which is reserved. If the contents must not stay behind in freed
+    /// memory, or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
     ///
     /// # Errors
     ///

@@ -108,7 +108,8 @@ impl fmt::Debug for UnsealedMap<'_> {
 /// Bytes of an immutable file, from [`SealedFile::map_read_only`] or [`SealedFile::map_range`].
 ///
 /// It owns its mapping: the file may be dropped, and the map moved to other threads or kept
-/// forever. The slice is page-aligned if the range begins at a page boundary of the file and is not empty.
+/// forever. The slice is page-aligned if the range begins at a page boundary of the file and is not
+/// empty.
 ///
 /// Touching a page that the sender never wrote takes memory, and if there is none the kernel ends
 /// the process with `SIGBUS`: [`SealedFile::reserve`] turns that into an error beforehand. What

@@ -176,6 +176,30 @@ fn its_owner_can_prevent_finishing_but_not_write() {
 }
 
 #[test]
+fn its_owner_prevents_finishing_by_an_exec_seal_where_the_write_seal_is_then_not_believed() {
+    let Some(executable) = exec_draft() else { return };
+    let (executable, _writable) = shared(executable);
+    let kernel_looks_for_writers = add_seals(&executable, Seals::EXEC).is_err();
+
+    let Some(producer) = full_of_a() else { return };
+    let file = writable_file(&producer);
+    add_seals(&file, Seals::EXEC).unwrap();
+    let before = get_seals(&file).unwrap();
+    let mut finished = producer.finish();
+    if kernel_looks_for_writers {
+        assert!(finished.unwrap().map_read_only().unwrap().iter().all(|byte| *byte == b'a'));
+        return;
+    }
+    for _ in 0..2 {
+        let error = finished.unwrap_err();
+        assert_eq!(error.reason(), SealFailure::Other);
+        assert_eq!(error.error().raw_os_error(), None);
+        finished = error.into_file().finish();
+    }
+    assert_eq!(get_seals(&file).unwrap(), before, "no seal is added in vain");
+}
+
+#[test]
 fn every_range_is_written_and_nothing_beside_it() {
     let len = 43; // no multiple of a word
     let (old, new) = (numbered(len, 1), numbered(len, 2));
