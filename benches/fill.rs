@@ -110,7 +110,7 @@ fn huge_pages(criterion: &mut Criterion) {
         let policy = SealPolicy::new().allow_hugetlb(true);
         timed(|| {
             let file = options.from_bytes(NAME, &bytes)?;
-            let received = SealedFile::receive_read_only(file.into(), &policy)?;
+            let received = SealedFile::receive_read_only(file, &policy)?;
             Ok::<_, io::Error>(read(&received.map_read_only()?))
         })
     };

@@ -25,7 +25,7 @@ type Handoff = fn(&[u8]) -> Done;
 
 fn sealed_mmap(bytes: &[u8]) -> Done {
     let file = SealedFile::from_bytes(NAME, bytes)?;
-    let received = SealedFile::receive_read_only(file.into(), &SealPolicy::new())?;
+    let received = SealedFile::receive_read_only(file, &SealPolicy::new())?;
     Ok(read(&received.map_read_only()?))
 }
 
@@ -184,8 +184,7 @@ fn handoff_to_8_readers(criterion: &mut Criterion) {
     let mapped = |bytes: &[u8]| -> Done {
         let file = SealedFile::from_bytes(NAME, bytes)?;
         (0..READERS).try_fold(0_u64, |sum, _| {
-            let received =
-                SealedFile::receive_read_only(file.try_clone()?.into(), &SealPolicy::new())?;
+            let received = SealedFile::receive_read_only(file.try_clone()?, &SealPolicy::new())?;
             Ok(sum.wrapping_add(read(&received.map_read_only()?)))
         })
     };

@@ -2,7 +2,7 @@
 //! same purpose), a mutex and a pipe do the same work: each copies the value in, and out again into
 //! a vector.
 //!
-//! `publish_quietly` is for readers that look for themselves, as mmap-sync and a mutex are. `publish`
+//! `publish_without_wake` is for readers that look for themselves, as mmap-sync and a mutex are. `publish`
 //! and `wait` let a reader sleep, as a pipe does, and a mutex with a condition variable, which works
 //! within one process alone and so costs the kernel less.
 //!
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use mmap_sync::synchronizer::Synchronizer;
-use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap_benches::{Case, Sample, timed_each};
 
 const LEN: usize = 4096;
@@ -48,7 +48,7 @@ fn latest() -> Channel {
     let (mut publisher, mut subscriber) = pair();
     let mut seen = 0;
     let next = move |value: &mut Vec<u8>| {
-        assert_eq!(subscriber.wait(seen, Duration::MAX).unwrap(), Waited::Newer);
+        assert_eq!(subscriber.wait(seen, Duration::MAX).unwrap(), WaitOutcome::Newer);
         seen = subscriber.latest(value).unwrap().unwrap();
     };
     (Box::new(move |value| _ = publisher.publish(value).unwrap()), Box::new(next))
@@ -65,7 +65,7 @@ fn latest_quietly() -> Channel {
             }
         }
     };
-    (Box::new(move |value| _ = publisher.publish_quietly(value).unwrap()), Box::new(next))
+    (Box::new(move |value| _ = publisher.publish_without_wake(value).unwrap()), Box::new(next))
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))] // where it is a dependency
@@ -248,7 +248,7 @@ fn to_a_sleeping_reader(channel: fn() -> Channel) -> impl FnMut() -> Sample {
 
 fn published_and_read(criterion: &mut Criterion) {
     let groups = [
-        ("publish_quietly and read", latest_quietly as fn() -> Channel, LOOKING, Some(1.0)),
+        ("publish_without_wake and read", latest_quietly as fn() -> Channel, LOOKING, Some(1.0)),
         ("publish, wait and read", latest, SLEEPING, None),
     ];
     for (what, subject, contenders, target) in groups {

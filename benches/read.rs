@@ -33,7 +33,7 @@ fn scan(criterion: &mut Criterion) {
 
 fn first_touch(criterion: &mut Criterion) {
     for size in sizes_with_one_gib() {
-        let file = SealedFile::from_bytes(NAME, &page_aligned(size)).expect("a file");
+        let file = SealedFile::from_bytes(NAME, page_aligned(size)).expect("a file");
         let mapped = || file.map_read_only().expect("a map");
         let mapped_by_hand = || Map::read_only(&file, size as usize).expect("a map");
         Case { question: "first read", baseline: "by hand", size, target: None }.compare(

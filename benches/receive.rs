@@ -16,7 +16,7 @@ use sealed_mmap_benches::{
 
 fn receive(criterion: &mut Criterion) {
     stay_on_cpu(0);
-    let file = |size| SealedFile::from_bytes(NAME, &page_aligned(size)).expect("a file");
+    let file = |size| SealedFile::from_bytes(NAME, page_aligned(size)).expect("a file");
     let small = file(4 * KIB);
     for size in sizes_with_one_gib() {
         let file = file(size);
@@ -75,7 +75,7 @@ fn received_by_hand(file: &SealedFile, reserve: fn(&File, usize)) -> Sample {
 
 /// What comes before: a descriptor passes through a socket that stands ready.
 fn pass(criterion: &mut Criterion) {
-    let file = SealedFile::from_bytes(NAME, &page_aligned(4 * KIB)).expect("a file");
+    let file = SealedFile::from_bytes(NAME, page_aligned(4 * KIB)).expect("a file");
     let (here, there) = UnixStream::pair().expect("a socket");
     let question = "send and receive a descriptor";
     Case { question, baseline: "by hand", size: 4 * KIB, target: None }.compare(

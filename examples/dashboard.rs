@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{SealPolicy, SealedFile, Seals};
 
@@ -136,13 +136,13 @@ fn watch(path: &Path) -> Result<(), Box<dyn Error>> {
     let (mut value, mut seen, mut since) = (Vec::new(), 0, Instant::now());
     loop {
         match subscriber.wait(seen, PATIENCE)? {
-            Waited::Newer => {}
-            Waited::TimedOut => {
+            WaitOutcome::Newer => {}
+            WaitOutcome::TimedOut => {
                 let seconds = since.elapsed().as_secs_f64();
                 writeln!(io::stdout(), "nothing new for {seconds:.0} s")?;
                 continue;
             }
-            Waited::Ended => {
+            WaitOutcome::Ended => {
                 writeln!(io::stdout(), "the publisher has ended")?;
                 return Ok(());
             }

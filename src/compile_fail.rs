@@ -47,8 +47,8 @@ refused! {
         "", "E0599" "draft.as_raw_fd();", instead "sealed.as_raw_fd();";
     a_draft_is_not_cloned:
         "", "E0599" "draft.try_clone()?;", instead "sealed.try_clone()?;";
-    a_draft_is_not_opened_again:
-        "", "E0599" "draft.open_read_only()?;", instead "sealed.open_read_only()?;";
+    a_draft_is_not_reopened:
+        "", "E0599" "draft.reopen()?;", instead "sealed.reopen()?;";
     a_draft_does_not_pass_for_a_descriptor:
         "", "E0277" "get_seals(&draft)?;", instead "get_seals(&sealed)?;";
     seals_are_not_added_to_a_draft_from_outside:
@@ -109,7 +109,7 @@ refused! {
     a_live_file_is_not_mapped_as_bytes:
         "", "E0599" "live.map_read_only()?;", instead "sealed.map_read_only()?;";
     a_part_of_a_live_file_is_not_mapped_as_bytes:
-        "", "E0599" "live.map_range(0, 1)?;", instead "sealed.map_range(0, 1)?;";
+        "", "E0599" "live.map_range(0..1)?;", instead "sealed.map_range(0..1)?;";
     a_live_file_is_not_written:
         "", "E0599" "live.write_all(b\"x\")?;", instead "draft.write_all(b\"x\")?;";
     a_live_file_is_not_mapped_for_writing:
@@ -117,7 +117,7 @@ refused! {
     a_draft_is_not_mapped_as_shared_bytes:
         "", "E0599" "draft.map_read_only()?;", instead "sealed.map_read_only()?;";
     a_part_of_a_draft_is_not_mapped_as_shared_bytes:
-        "", "E0599" "draft.map_range(0, 1)?;", instead "sealed.map_range(0, 1)?;";
+        "", "E0599" "draft.map_range(0..1)?;", instead "sealed.map_range(0..1)?;";
 
     a_sealed_draft_is_gone:
         "draft.seal_read_only();", "E0382" "draft.len()?;", instead "sealed.len()?;";
@@ -130,13 +130,13 @@ refused! {
         "enum Mine {} trait Local { const REQUIRED: Seals; const NAME: &str; }",
         "E0277" "impl State for Mine { const REQUIRED: Seals = Seals::empty(); const NAME: &str = \"\"; }",
         instead "impl Local for Mine { const REQUIRED: Seals = Seals::empty(); const NAME: &str = \"\"; }";
-    no_other_type_is_a_shared_state:
-        "enum Mine {} trait Local {}", "E0277" "impl Shared for Mine {}",
+    no_other_type_is_a_sealed_state:
+        "enum Mine {} trait Local {}", "E0277" "impl Sealed for Mine {}",
         instead "impl Local for Mine {}";
-    a_draft_is_not_declared_shared:
-        "trait Local {}", "E0117" "impl Shared for Unsealed {}", instead "impl Local for Unsealed {}";
-    a_draft_does_not_pass_for_shared:
-        "fn share<S: Shared>(_: &SealedFile<S>) {}", "E0277" "share(&draft);",
+    a_draft_is_not_declared_sealed:
+        "trait Local {}", "E0117" "impl Sealed for Unsealed {}", instead "impl Local for Unsealed {}";
+    a_draft_does_not_pass_for_sealed:
+        "fn share<S: Sealed>(_: &SealedFile<S>) {}", "E0277" "share(&draft);",
         instead "share(&sealed);";
     a_file_has_no_state_but_the_three:
         "", "E0277" "let file: Option<SealedFile<u8>> = None;",
@@ -152,7 +152,7 @@ refused! {
         instead "let received: SealedFile = SealedFile::try_from(file)?;";
     a_state_is_not_confirmed_from_outside:
         "", "E0624" "let confirmed = SealedFile::<ReadOnlySealed>::confirmed;",
-        instead "let received = SealedFile::<ReadOnlySealed>::receive_read_only;";
+        instead "let received = SealedFile::<ReadOnlySealed>::map_read_only;";
     a_state_has_no_value:
         "", "E0423" "let state = Unsealed;", instead "let state: Option<Unsealed> = None;";
 }

@@ -191,7 +191,12 @@ impl CreateOptions {
     /// assert_eq!(&file.map_read_only()?[..], b"hello");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_bytes(&self, name: &str, bytes: &[u8]) -> io::Result<SealedFile<ReadOnlySealed>> {
+    pub fn from_bytes(
+        &self,
+        name: &str,
+        bytes: impl AsRef<[u8]>,
+    ) -> io::Result<SealedFile<ReadOnlySealed>> {
+        let bytes = bytes.as_ref();
         let len = bytes.len() as u64;
         let mut file = self.create(name)?;
         if self.huge_pages.are_filled_through_a_mapping(len) {
@@ -295,7 +300,7 @@ impl CreateOptions {
         file.rewind()?;
         let plain = file.seal_with_len(len)?;
         if self.huge_pages.are_filled_through_a_mapping(len) {
-            return self.from_bytes(name, &plain.map_read_only()?);
+            return self.from_bytes(name, plain.map_read_only()?);
         }
         Ok(plain)
     }

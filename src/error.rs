@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::{Bound, Range as HalfOpen, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use thiserror::Error;
@@ -250,10 +251,12 @@ pub enum Refusal {
     )]
     HugeTlb,
     /// The length is outside the policy's range.
-    #[error("the file has {len} bytes, which is outside of SealPolicy::len")]
+    #[error("the file has {len} bytes, and SealPolicy::len accepts {}", Range(*bounds))]
     Length {
         /// Bytes.
         len: u64,
+        /// What the policy accepts.
+        bounds: (Bound<u64>, Bound<u64>),
     },
     /// The file belongs to another user than the policy names.
     #[error("the file belongs to uid {found}, and SealPolicy::owner takes only uid {expected}")]
@@ -285,6 +288,32 @@ pub enum Refusal {
     /// (`ResourceBusy`), no memory (`ENOSPC`, `ENOMEM`), no descriptor left (`EMFILE`).
     #[error("cannot examine or copy the file")]
     Io(#[source] io::Error),
+}
+
+/// Bounds of a length in words.
+struct Range((Bound<u64>, Bound<u64>));
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = match self.0.0 {
+            Bound::Included(first) => u128::from(first),
+            Bound::Excluded(before) => u128::from(before) + 1,
+            Bound::Unbounded => 0,
+        };
+        let last = match self.0.1 {
+            Bound::Included(last) => Some(last),
+            Bound::Excluded(0) => return f.write_str("none at all"),
+            Bound::Excluded(end) => Some(end - 1),
+            Bound::Unbounded => None,
+        };
+        match (first, last) {
+            (0, None) => f.write_str("any length"),
+            (first, None) => write!(f, "at least {first}"),
+            (0, Some(last)) => write!(f, "at most {last}"),
+            (first, Some(last)) if first <= last.into() => write!(f, "{first} to {last}"),
+            _ => f.write_str("none at all"),
+        }
+    }
 }
 
 fn how_to_add_seals(present: Seals) -> &'static str {
@@ -435,7 +464,7 @@ impl From<ReceiveError> for io::Error {
 ///
 /// ```
 /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
-/// let error = file.map_range(3, 4).unwrap_err();
+/// let error = file.map_range(3..7).unwrap_err();
 /// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
 /// assert_eq!(error.to_string(), "4 bytes from offset 3 do not lie within 5 bytes");
 /// # Ok::<(), std::io::Error>(())
@@ -449,6 +478,27 @@ pub struct OutOfBounds {
     pub len: u64,
     /// How much there is, in bytes.
     pub size: u64,
+}
+
+impl OutOfBounds {
+    /// `range` as offsets, if it lies within `size` bytes. Asks for each bound once.
+    pub(crate) fn check(range: impl RangeBounds<u64>, size: u64) -> Result<HalfOpen<u64>, Self> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => size,
+        };
+        if start <= end && end <= size {
+            Ok(start..end)
+        } else {
+            Err(Self { offset: start, len: end.wrapping_sub(start), size })
+        }
+    }
 }
 
 impl From<OutOfBounds> for io::Error {

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use crate::receive;
-use crate::state::{Extent, ReadOnlySealed, Shared, State, Unsealed};
+use crate::state::{Extent, ReadOnlySealed, Sealed, State, Unsealed};
 use crate::sys;
 use crate::{HugePages, SealPolicy, Seals, get_seals};
 
@@ -110,7 +110,7 @@ impl<S: State> SealedFile<S> {
 }
 
 /// Both sealed states.
-impl<S: Shared> SealedFile<S> {
+impl<S: Sealed> SealedFile<S> {
     /// The only way into a sealed state. Every caller has seen `F_GET_SEALS` report `S::REQUIRED`
     /// in a combination that the kernel enforces ([`write_seal_is_enforced`]), and `extent` was
     /// true of the file then or later. It may be left out, to be asked for when it is needed, where
@@ -205,11 +205,11 @@ impl<S: Shared> SealedFile<S> {
     ///
     /// let mut file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
     /// let mut text = String::new();
-    /// file.open_read_only()?.read_to_string(&mut text)?;
+    /// file.reopen()?.read_to_string(&mut text)?;
     /// assert_eq!(text, "hello");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn open_read_only(&self) -> io::Result<Self> {
+    pub fn reopen(&self) -> io::Result<Self> {
         let fd = sys::reopen(self.as_fd(), false)?;
         // Judged like a stranger's, so that nothing rests on /proc having told the truth.
         let as_long = SealPolicy::new().allow_hugetlb(true).len(self.len()?..);
@@ -263,13 +263,13 @@ impl<S: State> FileExt for SealedFile<S> {
     }
 }
 
-impl<S: Shared> AsFd for SealedFile<S> {
+impl<S: Sealed> AsFd for SealedFile<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl<S: Shared> AsRawFd for SealedFile<S> {
+impl<S: Sealed> AsRawFd for SealedFile<S> {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }

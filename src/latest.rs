@@ -9,11 +9,11 @@
 //! # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
 //! use std::time::Duration;
 //!
-//! use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+//! use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 //! use sealed_mmap::{SealPolicy, SealedFile, Seals};
 //!
 //! let mut publisher = Publisher::create("weather", 4096)?; // values of up to 4096 bytes
-//! let descriptor = publisher.file().try_clone()?.into(); // to be sent to another process …
+//! let descriptor = publisher.file().try_clone()?; // to be sent to another process …
 //!
 //! // … which need not trust where it came from.
 //! let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
@@ -26,9 +26,9 @@
 //! let mut value = Vec::new();
 //! assert_eq!(weather.latest(&mut value)?, Some(2)); // its number
 //! assert_eq!(value, b"cloudy");
-//! assert_eq!(weather.wait(2, Duration::from_millis(1))?, Waited::TimedOut);
+//! assert_eq!(weather.wait(2, Duration::from_millis(1))?, WaitOutcome::TimedOut);
 //! drop(publisher);
-//! assert_eq!(weather.wait(2, Duration::MAX)?, Waited::Ended);
+//! assert_eq!(weather.wait(2, Duration::MAX)?, WaitOutcome::Ended);
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
@@ -76,7 +76,7 @@
 //!   [`wait`](Subscriber::wait) ends when its time is over.
 //!
 //! For the publisher, of any readers: they cannot write, and it never waits for them.
-//! [`publish_quietly`](Publisher::publish_quietly) is wait-free.
+//! [`publish_without_wake`](Publisher::publish_without_wake) is wait-free.
 //! [`publish`](Publisher::publish) adds a system call that does not block, but takes longer the more
 //! readers there are to wake. It is made even if there are none: they can only read, and so cannot
 //! tell that they sleep.
@@ -209,7 +209,7 @@ impl Publisher {
     /// Publishes a value, wakes who sleeps until there is one, and returns its number: one more
     /// than the last, from 1 on.
     ///
-    /// It is [`publish_quietly`](Self::publish_quietly) and a system call that does not block.
+    /// It is [`publish_without_wake`](Self::publish_without_wake) and a system call that does not block.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl Publisher {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn publish(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
-        let number = self.publish_quietly(value)?;
+        let number = self.publish_without_wake(value)?;
         self.wake();
         Ok(number)
     }
@@ -251,13 +251,13 @@ impl Publisher {
     /// let mut publisher = Publisher::create("position", 16)?;
     /// let mut position = Subscriber::open(publisher.file())?;
     /// for x in 0..1000_u64 {
-    ///     publisher.publish_quietly(&x.to_ne_bytes())?;
+    ///     publisher.publish_without_wake(&x.to_ne_bytes())?;
     /// }
     /// let mut value = Vec::new(); // for the next picture
     /// assert_eq!(position.latest(&mut value)?, Some(1000));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn publish_quietly(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
+    pub fn publish_without_wake(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
         let capacity = self.capacity();
         if value.len() > capacity {
             return Err(OutOfBounds { offset: 0, len: value.len() as u64, size: capacity as u64 });
@@ -286,14 +286,14 @@ impl Drop for Publisher {
 ///
 /// ```
 /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
-/// use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+/// use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 /// use std::time::Duration;
 ///
 /// let mut publisher = Publisher::create("ticks", 8)?;
 /// let mut ticks = Subscriber::open(publisher.file())?;
 /// let reader = std::thread::spawn(move || {
 ///     let (mut tick, mut seen) = (Vec::new(), 0);
-///     while ticks.wait(seen, Duration::from_secs(10))? == Waited::Newer {
+///     while ticks.wait(seen, Duration::from_secs(10))? == WaitOutcome::Newer {
 ///         seen = ticks.latest(&mut tick)?.unwrap_or(0);
 ///     }
 ///     Ok::<_, std::io::Error>(tick)
@@ -404,32 +404,32 @@ impl Subscriber {
     ///
     /// ```
     /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
-    /// use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+    /// use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
     /// use std::time::Duration;
     ///
     /// let mut publisher = Publisher::create("state", 5)?;
     /// let state = Subscriber::open(publisher.file())?;
-    /// assert_eq!(state.wait(0, Duration::from_millis(5))?, Waited::TimedOut);
+    /// assert_eq!(state.wait(0, Duration::from_millis(5))?, WaitOutcome::TimedOut);
     /// publisher.publish(b"on")?;
-    /// assert_eq!(state.wait(0, Duration::from_secs(5))?, Waited::Newer);
+    /// assert_eq!(state.wait(0, Duration::from_secs(5))?, WaitOutcome::Newer);
     /// drop(publisher);
-    /// assert_eq!(state.wait(0, Duration::from_secs(5))?, Waited::Newer);
-    /// assert_eq!(state.wait(1, Duration::from_secs(5))?, Waited::Ended);
+    /// assert_eq!(state.wait(0, Duration::from_secs(5))?, WaitOutcome::Newer);
+    /// assert_eq!(state.wait(1, Duration::from_secs(5))?, WaitOutcome::Ended);
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[doc(alias = "futex")]
-    pub fn wait(&self, seen: u64, timeout: Duration) -> io::Result<Waited> {
+    pub fn wait(&self, seen: u64, timeout: Duration) -> io::Result<WaitOutcome> {
         let deadline = Instant::now().checked_add(timeout);
         let words = self.map.words();
         loop {
             let bell = match Reader::news(&words, seen) {
-                News::Newer => return Ok(Waited::Newer),
-                News::Ended => return Ok(Waited::Ended),
+                News::Newer => return Ok(WaitOutcome::Newer),
+                News::Ended => return Ok(WaitOutcome::Ended),
                 News::Nothing { bell } => bell,
             };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return Ok(Waited::TimedOut);
+                return Ok(WaitOutcome::TimedOut);
             }
             // A value that has come since keeps this from falling asleep, unless it is exactly 2³¹.
             sys::futex::wait(words.futex(BELL), bell as u32, left)?;
@@ -440,7 +440,7 @@ impl Subscriber {
 /// What ended [`Subscriber::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Waited {
+pub enum WaitOutcome {
     /// There is a value with a greater number.
     Newer,
     /// There is none, and the publisher has said that none will come.

@@ -129,7 +129,7 @@ pub use live::{LiveMap, Producer};
 pub use map::{ReadOnlyMap, UnsealedMap};
 pub use receive::SealPolicy;
 pub use seals::{Seals, add_seals, get_seals};
-pub use state::{FutureWriteSealed, ReadOnlySealed, Shared, State, Unsealed};
+pub use state::{FutureWriteSealed, ReadOnlySealed, Sealed, State, Unsealed};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -167,8 +167,8 @@ impl ReadOnlyMap {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if extent.huge_page.is_some() {
                     // A private mapping would take its pages from the pool a second time.
-                    let read_only = file.open_read_only()?;
-                    // SAFETY: as above, for `open_read_only` returns the same type.
+                    let read_only = file.reopen()?;
+                    // SAFETY: as above, for `reopen` returns the same type.
                     unsafe { options.map(read_only.as_file()) }?
                 } else {
                     // SAFETY: as above; a private mapping that is not written shows the file's pages.

@@ -5,7 +5,7 @@ use std::ops::{Bound, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::seals::{self, write_seal_is_enforced};
-use crate::state::{Extent, ReadOnlySealed, Shared, State};
+use crate::state::{Extent, ReadOnlySealed, Sealed, State};
 use crate::sys;
 use crate::{ReceiveError, Refusal, SealFailure, SealedFile, Seals};
 
@@ -42,7 +42,7 @@ impl SealPolicy {
     /// use sealed_mmap::{SealPolicy, SealedFile};
     ///
     /// let sent = SealedFile::from_bytes("greeting", b"hello")?;
-    /// let received = SealedFile::receive_read_only(sent.into(), &SealPolicy::new())?;
+    /// let received = SealedFile::receive_read_only(sent, &SealPolicy::new())?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub const fn new() -> Self {
@@ -71,8 +71,8 @@ impl SealPolicy {
     ///
     /// let sent = SealedFile::from_bytes("greeting", b"hello")?;
     /// let policy = SealPolicy::untrusted(4);
-    /// let error = SealedFile::receive_read_only(sent.into(), &policy).unwrap_err();
-    /// assert!(matches!(error.reason(), Refusal::Length { len: 5 }));
+    /// let error = SealedFile::receive_read_only(sent, &policy).unwrap_err();
+    /// assert!(matches!(error.reason(), Refusal::Length { len: 5, .. }));
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub const fn untrusted(max_len: u64) -> Self {
@@ -196,7 +196,11 @@ impl SealPolicy {
     }
 
     fn judge_length(&self, len: u64) -> Result<(), Refusal> {
-        if self.len.contains(&len) { Ok(()) } else { Err(Refusal::Length { len }) }
+        if self.len.contains(&len) {
+            Ok(())
+        } else {
+            Err(Refusal::Length { len, bounds: self.len })
+        }
     }
 
     fn judge_owner(&self, found: u32) -> Result<(), Refusal> {
@@ -273,7 +277,7 @@ pub(crate) fn verify<S: State>(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Resul
     Ok(facts.extent)
 }
 
-pub(crate) fn receive<S: Shared>(
+pub(crate) fn receive<S: Sealed>(
     fd: OwnedFd,
     policy: &SealPolicy,
 ) -> Result<SealedFile<S>, ReceiveError> {

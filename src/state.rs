@@ -34,10 +34,10 @@ pub trait State: private::Internals {
 /// # Examples
 ///
 /// ```
-/// use sealed_mmap::{SealedFile, Shared};
+/// use sealed_mmap::{SealedFile, Sealed};
 ///
 /// /// Works for immutable and for live files.
-/// fn describe<S: Shared>(file: &SealedFile<S>) -> std::io::Result<String> {
+/// fn describe<S: Sealed>(file: &SealedFile<S>) -> std::io::Result<String> {
 ///     Ok(format!("{} bytes, sealed against {}", file.len()?, file.get_seals()?))
 /// }
 ///
@@ -45,7 +45,7 @@ pub trait State: private::Internals {
 /// assert!(describe(&file)?.starts_with("5 bytes, sealed against "));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait Shared: State + private::Internals<Known = Option<Extent>> {}
+pub trait Sealed: State + private::Internals<Known = Option<Extent>> {}
 
 /// Nothing is promised: this value is the only handle to the file, and may fill it.
 ///
@@ -86,7 +86,7 @@ pub enum Unsealed {}
 /// * That every page is in memory: see [`SealedFile::reserve`](crate::SealedFile::reserve).
 /// * Anything but the bytes and the length: whoever has the descriptor can move its offset, change
 ///   mode bits and times, and take memory for holes. Readers who want an offset of their own open
-///   the file anew, with [`SealedFile::open_read_only`](crate::SealedFile::open_read_only).
+///   the file anew, with [`SealedFile::reopen`](crate::SealedFile::reopen).
 ///
 /// # Examples
 ///
@@ -179,5 +179,5 @@ impl State for ReadOnlySealed {
     const NAME: &'static str = "ReadOnlySealed";
 }
 
-impl Shared for FutureWriteSealed {}
-impl Shared for ReadOnlySealed {}
+impl Sealed for FutureWriteSealed {}
+impl Sealed for ReadOnlySealed {}

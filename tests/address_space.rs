@@ -38,10 +38,10 @@ fn a_range_needs_the_same_room_as_a_file() {
     let file = received(3 * GIB, &[]);
     let one_too_many = i32::MAX as usize + 1;
     if IS_32_BIT {
-        let error = file.map_range(1, one_too_many).unwrap_err();
+        let error = file.map_range(1..1 + one_too_many as u64).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FileTooLarge);
     } else {
-        assert_eq!(file.map_range(1, one_too_many).unwrap().len(), one_too_many);
+        assert_eq!(file.map_range(1..1 + one_too_many as u64).unwrap().len(), one_too_many);
     }
 }
 
@@ -49,8 +49,8 @@ fn a_range_needs_the_same_room_as_a_file() {
 fn an_offset_beyond_32_bits_is_not_cut_off() {
     let offset = 4 * GIB + 5;
     let file = received(5 * GIB, &[(5, b"cut off"), (offset, b"meant")]);
-    assert_eq!(&file.map_range(offset, 5).unwrap()[..], b"meant");
-    assert_eq!(&file.map_range(5, 7).unwrap()[..], b"cut off");
+    assert_eq!(&file.map_range(offset..offset + 5).unwrap()[..], b"meant");
+    assert_eq!(&file.map_range(5..12).unwrap()[..], b"cut off");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_file_longer_than_any_address_space_is_mapped_in_parts() {
     let file = received(i64::MAX as u64, &[(within_reach, b"here")]);
     let kind = if IS_32_BIT { ErrorKind::FileTooLarge } else { ErrorKind::OutOfMemory };
     assert_eq!(file.map_read_only().unwrap_err().kind(), kind);
-    assert_eq!(&file.map_range(within_reach, 4).unwrap()[..], b"here");
+    assert_eq!(&file.map_range(within_reach..within_reach + 4).unwrap()[..], b"here");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use files::{
 };
 
 fn adopt(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> SealedFile {
-    SealedFile::adopt_read_only(fd.into(), policy).unwrap()
+    SealedFile::adopt_read_only(fd, policy).unwrap()
 }
 
 fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
@@ -104,8 +104,8 @@ fn a_file_that_the_policy_refuses_in_any_case_is_not_sealed() {
 
     // `refused` sees to it that the seals are as before.
     for (policy, is_expected) in [
-        (any().len(..5), (|r| matches!(r, Refusal::Length { len: 5 })) as fn(&Refusal) -> bool),
-        (SealPolicy::untrusted(4), |r| matches!(r, Refusal::Length { len: 5 })),
+        (any().len(..5), (|r| matches!(r, Refusal::Length { len: 5, .. })) as fn(&Refusal) -> bool),
+        (SealPolicy::untrusted(4), |r| matches!(r, Refusal::Length { len: 5, .. })),
         (any().owner(own + 1), |r| matches!(r, Refusal::Owner { .. })),
         (any().forbid(Seals::GROW), |r| {
             matches!(r, Refusal::ForbiddenSeals { forbidden: Seals::GROW, .. })

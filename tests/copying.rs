@@ -140,7 +140,7 @@ fn a_finished_file_has_one_descriptor_and_no_mapping() {
 
     let source = temporary(&pattern(10_000));
     for make in [
-        || SealedFile::from_bytes(NAME, &pattern(10_000)),
+        || SealedFile::from_bytes(NAME, pattern(10_000)),
         || SealedFile::build(NAME, 10_000, |_| Ok(())),
         || SealedFile::build(NAME, LARGEST_BUFFER as u64 + 1, |_| Ok(())),
         || SealedFile::copy_of(NAME, pipe_of(pattern(10_000)), 10_000),

@@ -76,7 +76,7 @@ const PATHS: &[(&str, Path, usize, usize, &[&str])] = &[
 
 fn from_bytes(measured: &dyn Fn(&mut dyn FnMut())) {
     let mut file = None;
-    measured(&mut || file = SealedFile::from_bytes("costs", &BYTES).ok());
+    measured(&mut || file = SealedFile::from_bytes("costs", BYTES).ok());
     assert!(file.is_some());
 }
 
@@ -107,7 +107,7 @@ fn seal(measured: &dyn Fn(&mut dyn FnMut())) {
 }
 
 fn receive_and_map(measured: &dyn Fn(&mut dyn FnMut())) {
-    let mut fd = Some(OwnedFd::from(SealedFile::from_bytes("costs", &BYTES).unwrap()));
+    let mut fd = Some(OwnedFd::from(SealedFile::from_bytes("costs", BYTES).unwrap()));
     let policy = SealPolicy::new();
     let mut received = None;
     measured(&mut || {

@@ -296,7 +296,7 @@ fn the_consumer_answers_honest_frames() {
 
 #[test]
 fn the_consumer_refuses_a_lie_and_says_which() {
-    let sealed = |bytes| OwnedFd::from(SealedFile::from_bytes("frame", bytes).unwrap());
+    let sealed = |bytes: &[u8]| OwnedFd::from(SealedFile::from_bytes("frame", bytes).unwrap());
     let mut unsealed = SealedFile::create("frame").unwrap();
     unsealed.write_all(b"one").unwrap();
     let reader = pipe().unwrap().0;

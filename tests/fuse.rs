@@ -174,7 +174,7 @@ fn a_file_that_is_other_at_every_read_is_refused_whatever_it_claims() {
 #[test]
 fn a_copy_of_a_file_that_is_other_at_every_read_stays_the_same() {
     let Some((file, _server)) = impostor() else { return };
-    let fd = opened_anew(&file).into();
+    let fd = opened_anew(&file);
     let policy = SealPolicy::untrusted(LEN as u64);
     let copy = SealedFile::receive_or_copy(fd, &policy, LEN as u64).unwrap();
     let map = copy.map_read_only().unwrap();

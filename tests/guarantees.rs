@@ -242,7 +242,7 @@ fn assert_harmless<T>(name: &str, attack: impl FnOnce(&File) -> T) -> T {
 
     let answer = unchanged_by(name, &file, || map.to_vec(), attack);
     assert!(sealed.map_read_only().unwrap()[..] == map[..], "{name} changed a later map");
-    if let Err(error) = SealedFile::receive_read_only(file.into(), &SealPolicy::new()) {
+    if let Err(error) = SealedFile::receive_read_only(file, &SealPolicy::new()) {
         panic!("after {name} a receiver says: {error}");
     }
     answer
@@ -280,7 +280,7 @@ fn assert_harmless_to_live<T>(
     let shown = || map.to_vec(..).unwrap();
     let while_live = unchanged_by(name, &file, shown, &mut attack);
 
-    let same_file = file.try_clone().unwrap().into();
+    let same_file = file.try_clone().unwrap();
     let received = SealedFile::receive_future_write(same_file, &SealPolicy::new())
         .unwrap_or_else(|error| panic!("after {name} a receiver says: {error}"));
     producer.write_at(5, b"news").unwrap();

@@ -32,17 +32,17 @@ type Blow = fn(&File) -> io::Result<()>;
 /// Readers first, then their peers. Each answers one line when it is in place.
 const ROLES: &[(&str, Role)] = &[
     ("receives", |file, parent| {
-        reader(SealedFile::receive_read_only(file.into(), &SealPolicy::untrusted(1 << 20)), parent);
+        reader(SealedFile::receive_read_only(file, &SealPolicy::untrusted(1 << 20)), parent);
     }),
     ("receives what can grow", |file, parent| {
-        reader(SealedFile::receive_read_only(file.into(), &SealPolicy::new()), parent);
+        reader(SealedFile::receive_read_only(file, &SealPolicy::new()), parent);
     }),
     ("adopts", |file, parent| {
-        reader(SealedFile::adopt_read_only(file.into(), &SealPolicy::untrusted(1 << 20)), parent);
+        reader(SealedFile::adopt_read_only(file, &SealPolicy::untrusted(1 << 20)), parent);
     }),
     ("receives or copies", |file, parent| {
         let policy = SealPolicy::untrusted(1 << 20);
-        reader(SealedFile::receive_or_copy(file.into(), &policy, 1 << 20), parent);
+        reader(SealedFile::receive_or_copy(file, &policy, 1 << 20), parent);
     }),
     ("maps without asking", |file, parent| {
         // With a writable descriptor the mapping itself would keep the file from being sealed.
@@ -345,7 +345,7 @@ fn holes_that_were_read_are_filled_for_good() {
 
     let (file, read_only) = holes();
     let policy = SealPolicy::untrusted(LEN as u64);
-    let taken = SealedFile::receive_read_only(file.into(), &policy).unwrap();
+    let taken = SealedFile::receive_read_only(file, &policy).unwrap();
     let _ = reclaim(&read_only);
     assert!(has_no_hole(&read_only), "what was reserved is gone");
     assert!(taken.map_read_only().unwrap().iter().all(|byte| *byte == 0));
@@ -369,7 +369,7 @@ fn pinned_pages_delay_adopting_and_prevent_it_only_while_they_last() {
         }
         assert_eq!(answer, "ready");
         let begin = Instant::now();
-        let refused = SealedFile::adopt_read_only(file.into(), &SealPolicy::new()).expect_err(role);
+        let refused = SealedFile::adopt_read_only(file, &SealPolicy::new()).expect_err(role);
         assert!(begin.elapsed() < Duration::from_secs(10), "{role}");
         let pinned = SealFailure::PinnedPages;
         let reason = refused.reason();

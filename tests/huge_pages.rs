@@ -132,7 +132,7 @@ fn transparent_huge_pages_hold_what_plain_ones_hold() {
             huge_kib += mapped_huge_kib();
             for (offset, part) in [(0, 1), (4095, 2), (5000, 10_000), ((1 << 21) - 1, 2)] {
                 if offset + part <= len {
-                    let range = file.map_range(offset as u64, part).unwrap();
+                    let range = file.map_range(offset as u64..(offset + part) as u64).unwrap();
                     assert!(range[..] == bytes[offset..offset + part]);
                 }
             }
@@ -205,7 +205,7 @@ fn a_hugetlb_file_holds_what_a_plain_one_holds_in_whole_and_in_part() {
     draft.map_mut().unwrap().copy_from_slice(&bytes);
     let mapped = draft.seal_read_only().unwrap();
 
-    let refused = SealedFile::receive_read_only(mapped.into(), &SealPolicy::new()).unwrap_err();
+    let refused = SealedFile::receive_read_only(mapped, &SealPolicy::new()).unwrap_err();
     assert!(matches!(refused.reason(), Refusal::HugeTlb), "{refused}");
     let allowed = SealPolicy::untrusted(2 * pool.page).allow_hugetlb(true);
     let mut file = SealedFile::receive_read_only(refused.into_fd(), &allowed).unwrap();
@@ -220,23 +220,23 @@ fn a_hugetlb_file_holds_what_a_plain_one_holds_in_whole_and_in_part() {
     for offset in edges {
         for end in edges {
             if offset <= end {
-                let part = file.map_range(offset as u64, end - offset).unwrap();
+                let part = file.map_range(offset as u64..end as u64).unwrap();
                 assert!(part[..] == bytes[offset..end], "{offset}..{end}");
             } else {
-                let error = file.map_range(offset as u64, 2 * page).unwrap_err();
+                let error = file.map_range(offset as u64..(offset + 2 * page) as u64).unwrap_err();
                 assert!(error.get_ref().unwrap().is::<OutOfBounds>());
             }
         }
     }
-    file.map_range(2 * pool.page, 1).unwrap_err();
-    file.map_range(0, 2 * page + 1).unwrap_err();
+    file.map_range(2 * pool.page..2 * pool.page + 1).unwrap_err();
+    file.map_range(..=2 * page as u64).unwrap_err();
 
     file.rewind().unwrap();
     let mut read = Vec::new();
     file.read_to_end(&mut read).unwrap();
     assert!(read == bytes);
-    let again = file.open_read_only().unwrap();
-    assert!(again.try_clone().unwrap().map_range(4097, 9).unwrap()[..] == bytes[4097..4106]);
+    let again = file.reopen().unwrap();
+    assert!(again.try_clone().unwrap().map_range(4097..4106).unwrap()[..] == bytes[4097..4106]);
     drop(file);
     assert!(whole[..] == bytes);
 }
@@ -290,7 +290,7 @@ fn what_hugetlb_files_cannot_do_is_invalid_input_that_says_what_to_do() {
     }
     draft.set_len(pool.page).unwrap();
     draft.map_mut().unwrap()[0] = 1;
-    assert_eq!(draft.seal_read_only().unwrap().map_range(0, 1).unwrap()[..], [1]);
+    assert_eq!(draft.seal_read_only().unwrap().map_range(0..1).unwrap()[..], [1]);
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn more_pages_than_the_pool_has_is_an_error_and_not_a_signal() {
     let lack = errno(&sealed.reserve().unwrap_err());
     assert!([Errno::NOSPC, Errno::NOMEM].contains(&lack), "{lack}");
     let policy = SealPolicy::new().allow_hugetlb(true).reserve(true);
-    let refused = SealedFile::receive_read_only(sealed.into(), &policy).unwrap_err();
+    let refused = SealedFile::receive_read_only(sealed, &policy).unwrap_err();
     assert!(matches!(refused.reason(), Refusal::CannotReserve(_)), "{refused}");
 }
 
@@ -339,7 +339,7 @@ fn maps_of_hugetlb_files_leave_nothing_behind() {
 
         let file = draft.seal_read_only().unwrap();
         for (offset, len) in [(0, 1), (4095, 2), (page - 1, 2), (page + 5, 7), (0, 2 * page)] {
-            let map = file.map_range(offset as u64, len).unwrap();
+            let map = file.map_range(offset as u64..(offset + len) as u64).unwrap();
             assert_eq!(map.iter().map(|byte| usize::from(*byte)).sum::<usize>(), 0);
             assert_eq!(maps(), 1);
             drop(map);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use runs::{in_full, is_emulated, live};
-use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{OutOfBounds, Producer, SealPolicy, SealedFile, Seals};
 
@@ -184,15 +184,15 @@ fn a_publisher_that_ends_says_so_and_leaves_its_last_value() {
     let mut subscriber = open(&publisher);
     let file = publisher.file().try_clone().unwrap();
     publisher.publish(b"last").unwrap();
-    assert_eq!(subscriber.wait(1, Duration::ZERO).unwrap(), Waited::TimedOut);
+    assert_eq!(subscriber.wait(1, Duration::ZERO).unwrap(), WaitOutcome::TimedOut);
     drop(publisher);
     let mut late = Subscriber::open(&file).unwrap();
     for subscriber in [&mut subscriber, &mut late] {
-        assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
+        assert_eq!(subscriber.wait(0, LONG).unwrap(), WaitOutcome::Newer);
         let mut value = Vec::new();
         assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
         assert_eq!(value, b"last");
-        assert_eq!(subscriber.wait(1, LONG).unwrap(), Waited::Ended);
+        assert_eq!(subscriber.wait(1, LONG).unwrap(), WaitOutcome::Ended);
     }
 }
 
@@ -202,7 +202,7 @@ fn a_timeout_is_a_timeout() {
     let subscriber = open(&publisher);
     for timeout in [Duration::ZERO, Duration::from_nanos(1), SHORT] {
         let started = Instant::now();
-        assert_eq!(subscriber.wait(0, timeout).unwrap(), Waited::TimedOut);
+        assert_eq!(subscriber.wait(0, timeout).unwrap(), WaitOutcome::TimedOut);
         assert!((timeout..LONG).contains(&started.elapsed()));
     }
 }
@@ -211,14 +211,14 @@ fn a_timeout_is_a_timeout() {
 fn a_quiet_value_is_read_at_once_but_wakes_nobody() {
     let Some(mut publisher) = create(10, 2) else { return };
     let (mut subscriber, mut value) = (open(&publisher), Vec::new());
-    assert_eq!(publisher.publish_quietly(b"one").unwrap(), 1);
+    assert_eq!(publisher.publish_without_wake(b"one").unwrap(), 1);
     assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
     assert_eq!(value, b"one");
-    assert!(publisher.publish_quietly(&[0; 11]).is_err());
+    assert!(publisher.publish_without_wake(&[0; 11]).is_err());
 
     let asleep = Duration::from_millis(if is_emulated() { 2_000 } else { 200 });
     let quietly = time_asleep(&mut publisher, asleep, |publisher| {
-        publisher.publish_quietly(b"two").unwrap();
+        publisher.publish_without_wake(b"two").unwrap();
     });
     assert!(quietly >= asleep);
     let control = time_asleep(&mut publisher, LONG, |publisher| {
@@ -240,7 +240,7 @@ fn time_asleep(
             let seen = subscriber.latest(&mut Vec::new()).unwrap().unwrap();
             tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
             let started = Instant::now();
-            assert_eq!(subscriber.wait(seen, timeout).unwrap(), Waited::Newer);
+            assert_eq!(subscriber.wait(seen, timeout).unwrap(), WaitOutcome::Newer);
             started.elapsed()
         });
         let status = format!("/proc/self/task/{}/stat", sleeper.recv().unwrap());
@@ -260,7 +260,7 @@ fn a_sleeping_reader_is_woken_by_a_value_and_by_the_end() {
         let subscriber = receive(stdin());
         println!("sleeps");
         let outcomes = [subscriber.wait(0, LONG).unwrap(), subscriber.wait(1, LONG).unwrap()];
-        assert_eq!(outcomes, [Waited::Newer, Waited::Ended]);
+        assert_eq!(outcomes, [WaitOutcome::Newer, WaitOutcome::Ended]);
         return println!("woken 2");
     }
     let Some(mut publisher) = create(10, 2) else { return };
@@ -313,12 +313,12 @@ fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before(
     let reads = if in_full() { 10_000_000 } else { 100_000 } / READERS;
     if part().is_some() {
         let (mut subscriber, values) = (receive(stdin()), Values::new(4096));
-        assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
+        assert_eq!(subscriber.wait(0, LONG).unwrap(), WaitOutcome::Newer);
         let (mut value, mut seen, mut distinct) = (Vec::new(), 0, 0_u64);
         let (mut read, mut overtaken) = (0, 0_u64);
         while read < reads {
             if distinct < 100 {
-                assert_eq!(subscriber.wait(seen, LONG).unwrap(), Waited::Newer);
+                assert_eq!(subscriber.wait(seen, LONG).unwrap(), WaitOutcome::Newer);
             }
             match subscriber.latest(&mut value) {
                 Ok(number) => {
@@ -407,7 +407,7 @@ fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
         let fd = fd.unwrap();
         let file = SealedFile::receive_future_write(fd, &SealPolicy::new()).unwrap();
         let mut subscriber = Subscriber::open(&file).unwrap();
-        assert_eq!(subscriber.wait(0, LONG).unwrap(), Waited::Newer);
+        assert_eq!(subscriber.wait(0, LONG).unwrap(), WaitOutcome::Newer);
         thread::sleep(Duration::from_nanos(kill * 7919 % 400_000));
 
         let mut seen = subscriber.latest(&mut value).unwrap_or_default().unwrap_or(0);
@@ -419,7 +419,7 @@ fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
             assert!(is_whole(&value) && value == values.get(number));
             seen = number;
         }
-        assert_eq!(subscriber.wait(seen, Duration::from_micros(1)).unwrap(), Waited::TimedOut);
+        assert_eq!(subscriber.wait(seen, Duration::from_micros(1)).unwrap(), WaitOutcome::TimedOut);
 
         // The next value goes to the other slot, and its number comes first.
         let map = file.map_live().unwrap();

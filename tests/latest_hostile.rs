@@ -11,7 +11,7 @@ use std::{fs, io, thread};
 
 use runs::{in_full, is_alone, live};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sealed_mmap::latest::{Publisher, Subscriber, Waited};
+use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::{FutureWriteSealed, Producer, SealPolicy, SealedFile, Seals, add_seals};
 
 const CAPACITY: usize = 1000;
@@ -174,13 +174,13 @@ fn a_number_that_falls_is_nothing_to_be_woken_for() {
         for end in [false, true] {
             producer.write_at(NEWEST, &ended(older, end)).unwrap();
             let started = Instant::now();
-            assert_eq!(subscriber.wait(3, SHORT).unwrap(), Waited::TimedOut, "{older}, {end}");
+            assert_eq!(subscriber.wait(3, SHORT).unwrap(), WaitOutcome::TimedOut, "{older}, {end}");
             assert!(started.elapsed() >= SHORT, "{older}, {end}");
         }
     }
     // Control: whoever has seen less is told.
     producer.write_at(NEWEST, &stamp(2)).unwrap();
-    assert_eq!(subscriber.wait(1, LONG).unwrap(), Waited::Newer);
+    assert_eq!(subscriber.wait(1, LONG).unwrap(), WaitOutcome::Newer);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_slot_that_is_always_being_written_is_given_up() {
     producer.write_at(slot(3), &stamp(7)).unwrap();
     let error = subscriber.latest(&mut value).unwrap_err();
     assert_eq!((error.kind(), value.len()), (io::ErrorKind::WouldBlock, 0));
-    assert_eq!(subscriber.wait(3, Duration::from_millis(1)).unwrap(), Waited::TimedOut);
+    assert_eq!(subscriber.wait(3, Duration::from_millis(1)).unwrap(), WaitOutcome::TimedOut);
     producer.write_at(slot(3), &stamp(3)).unwrap();
     assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
     assert_eq!(value, b"three");
@@ -239,7 +239,7 @@ fn a_value_that_there_is_no_memory_for_is_an_error() {
         }
         let file = draft.into_file();
         add_seals(&file, Seals::FUTURE_WRITE | Seals::SHRINK).unwrap();
-        let file = SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap();
+        let file = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();
         Subscriber::open(&file).unwrap()
     };
     let (mut long, mut short, mut value) = (subscriber(CAPACITY), subscriber(5), Vec::new());
@@ -359,9 +359,9 @@ fn an_end_that_is_not_one_is_no_more_than_that() {
     let Some(mut producer) = hostile() else { return };
     let mut subscriber = open(&producer);
     producer.write_at(NEWEST, &ended(3, true)).unwrap();
-    assert_eq!(subscriber.wait(3, LONG).unwrap(), Waited::Ended);
+    assert_eq!(subscriber.wait(3, LONG).unwrap(), WaitOutcome::Ended);
     producer.write_at(slot(4), &stamp(4)).unwrap();
     producer.write_at(NEWEST, &stamp(4)).unwrap();
-    assert_eq!(subscriber.wait(3, LONG).unwrap(), Waited::Newer);
+    assert_eq!(subscriber.wait(3, LONG).unwrap(), WaitOutcome::Newer);
     assert_eq!(subscriber.latest(&mut Vec::new()).unwrap(), Some(4));
 }

@@ -48,22 +48,21 @@ fn cycle(bytes: &[u8]) -> io::Result<()> {
 
     let sealed = SealedFile::from_bytes("leaks", bytes)?;
     let map = sealed.map_read_only()?;
-    let range = sealed.map_range(4000, 100)?;
-    let out_of_bounds = sealed.map_range(4000, usize::MAX);
+    let range = sealed.map_range(4000..4100)?;
+    let out_of_bounds = sealed.map_range(4000..=u64::MAX);
     out_of_bounds.expect_err("a range beyond the end");
-    let read_only = sealed.open_read_only()?;
-    let received = SealedFile::receive_read_only(sealed.try_clone()?.into(), &any)?;
+    let read_only = sealed.reopen()?;
+    let received = SealedFile::receive_read_only(sealed.try_clone()?, &any)?;
     drop((read_only, received));
 
-    let refused = SealedFile::receive_read_only(sealed.into(), &SealPolicy::untrusted(1));
+    let refused = SealedFile::receive_read_only(sealed, &SealPolicy::untrusted(1));
     let refused = refused.expect_err("more than the policy allows");
     assert!(matches!(refused.reason(), Refusal::Length { .. }));
     let received = SealedFile::receive_read_only(refused.into_fd(), &any)?;
     assert_eq!(received.map_read_only()?[..], map[..]);
     assert_eq!(range[..], map[4000..4100]);
-    let (missing, _fd) = SealedFile::receive_future_write(received.into(), &any)
-        .expect_err("not a live file")
-        .into_parts();
+    let (missing, _fd) =
+        SealedFile::receive_future_write(received, &any).expect_err("not a live file").into_parts();
     assert!(matches!(missing, Refusal::MissingSeals { .. }));
 
     let built = SealedFile::build("leaks", 2 * 4096, |target| {
@@ -103,7 +102,7 @@ fn slow_cycle(bytes: &[u8]) -> io::Result<()> {
     let draft = SealedFile::create("leaks")?.into_file();
     draft.write_all_at(bytes, 0)?;
     let mapping = Mapping::shared(&draft, READ_WRITE)?;
-    let refused = SealedFile::adopt_read_only(draft.into(), &any).expect_err("a writable mapping");
+    let refused = SealedFile::adopt_read_only(draft, &any).expect_err("a writable mapping");
     drop(mapping);
     drop(SealedFile::adopt_read_only(refused.into_fd(), &any)?);
     Ok(())
@@ -129,7 +128,7 @@ fn nothing_is_leaked_whether_calls_succeed_or_fail() {
     assert!(!after.have_grown_since(&before), "{before:?} became {after:?}");
 
     // The control: what would be seen of a leak in a few cycles.
-    let file = SealedFile::from_bytes("leaked", &bytes).unwrap();
+    let file = SealedFile::from_bytes("leaked", bytes).unwrap();
     assert!(possessions().have_grown_since(&before), "a descriptor is not seen");
     let maps: Vec<_> = (0..20).map(|_| file.map_read_only().unwrap()).collect();
     drop(file);

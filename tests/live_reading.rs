@@ -282,7 +282,7 @@ fn a_live_file_of_another_owner_than_the_policy_names_is_refused() {
     for owner in owners {
         fchown(producer.file(), Some(owner), None).unwrap();
         for named in [own, 4242] {
-            let fd = producer.file().try_clone().unwrap().into();
+            let fd = producer.file().try_clone().unwrap();
             match SealedFile::receive_future_write(fd, &SealPolicy::new().owner(named)) {
                 Ok(_) => assert_eq!(owner, named),
                 Err(refused) => {

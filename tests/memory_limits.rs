@@ -143,7 +143,7 @@ fn hole(len: u64) -> SealedFile {
     let file = memfd();
     file.set_len(len).unwrap();
     seal(&file, WHOLE).unwrap();
-    SealedFile::receive_read_only(file.into(), &SealPolicy::new()).unwrap()
+    SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap()
 }
 
 #[test]

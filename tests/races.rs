@@ -173,7 +173,7 @@ fn no_write_lands_after_the_seal() {
             if round % 2 == 0 {
                 wait_for_a_write(&file);
             }
-            outcomes.add(match SealedFile::adopt_read_only(file.into(), &SealPolicy::new()) {
+            outcomes.add(match SealedFile::adopt_read_only(file, &SealPolicy::new()) {
                 Ok(sealed) => {
                     let map = sealed.map_read_only().unwrap();
                     assert!(is_steady(|| checksum(&map)), "a {attack} after the seal");
@@ -294,7 +294,7 @@ fn senders_that_keep_mapping_cannot_hold_adopting_up() {
         let file = unsealed();
         senders.iter_mut().for_each(|sender| sender.attack(&file, round));
         let begin = Instant::now();
-        let adopted = SealedFile::adopt_read_only(file.into(), &SealPolicy::new());
+        let adopted = SealedFile::adopt_read_only(file, &SealPolicy::new());
         longest = longest.max(begin.elapsed());
         outcomes.add(match adopted {
             Ok(_) => "adopted",

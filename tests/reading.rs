@@ -34,11 +34,12 @@ fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
 
 /// Checks one range against what a slice of the same bytes would give.
 fn agrees(file: &SealedFile, bytes: &[u8], offset: u64, len: usize) {
+    let end = offset.saturating_add(len as u64);
     let expected = usize::try_from(offset)
         .ok()
         .and_then(|start| bytes.get(start..start.checked_add(len)?))
-        .ok_or(OutOfBounds { offset, len: len as u64, size: bytes.len() as u64 });
-    match (file.map_range(offset, len), expected) {
+        .ok_or(OutOfBounds { offset, len: end - offset, size: bytes.len() as u64 });
+    match (file.map_range(offset..end), expected) {
         (Ok(map), Ok(expected)) => {
             assert!(map[..] == *expected, "{len} bytes from {offset}");
             if len > 0 {
@@ -93,7 +94,7 @@ fn ranges_at_and_across_pages_are_that_part_of_the_file_or_out_of_bounds() {
 
 #[test]
 fn a_range_out_of_bounds_says_which_and_of_what() {
-    let error = file_of(b"hello").map_range(3, 4).unwrap_err();
+    let error = file_of(b"hello").map_range(3..7).unwrap_err();
     assert_eq!(error.to_string(), "4 bytes from offset 3 do not lie within 5 bytes");
     assert!(error.source().is_none());
 }
@@ -108,8 +109,8 @@ fn a_map_outlives_its_file_and_goes_anywhere() {
     }
     let bytes = pattern(10_000);
     let file = file_of(&bytes);
-    let (whole, part) = (file.map_read_only().unwrap(), file.map_range(4000, 200).unwrap());
-    let owned = owner(file.map_range(1, 9).unwrap());
+    let (whole, part) = (file.map_read_only().unwrap(), file.map_range(4000..4200).unwrap());
+    let owned = owner(file.map_range(1..10).unwrap());
     drop(file);
     assert_eq!(whole[..], bytes);
     let address = whole.as_ptr().addr();
@@ -127,11 +128,11 @@ fn maps_are_gone_when_dropped_and_empty_ones_take_nothing() {
     };
     let bytes = pattern(10_000);
     let file = SealedFile::from_bytes("read maps that come and go", &bytes).unwrap();
-    let empty = [file.map_range(0, 0).unwrap(), file.map_range(10_000, 0).unwrap()];
+    let empty = [file.map_range(0..0).unwrap(), file.map_range(10000..10000).unwrap()];
     assert_eq!((maps(), empty.map(|map| map.len())), (0, [0, 0]));
     for (offset, len) in [(0, 10_000), (1, 1), (4095, 2), (4096, 4096), (9_999, 1)] {
         for _ in 0..10 {
-            let map = file.map_range(offset, len).unwrap();
+            let map = file.map_range(offset..offset + len).unwrap();
             assert_eq!(maps(), 1);
             drop(map);
             assert_eq!(maps(), 0);
@@ -147,7 +148,7 @@ fn an_empty_file_is_an_empty_slice() {
     map.populate().unwrap();
     file.reserve().unwrap();
     assert_eq!(file.read(&mut [0]).unwrap(), 0);
-    assert_eq!(file.open_read_only().unwrap().map_read_only().unwrap()[..], []);
+    assert_eq!(file.reopen().unwrap().map_read_only().unwrap()[..], []);
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn populate_takes_the_page_faults_of_any_range() {
         (7, 50 * page, 51),
         (99 * page + 5, page - 5, 1),
     ] {
-        let map = file.map_range(offset as u64, len).unwrap();
+        let map = file.map_range(offset as u64..(offset + len) as u64).unwrap();
         assert_eq!(resident(), 0);
         match map.populate() {
             // Huge pages, where the machine uses them always, can show more.
@@ -247,7 +248,7 @@ fn a_clone_is_the_same_file_and_shares_the_offset() {
 fn open_read_only_is_the_same_file_with_its_own_offset_and_cannot_write() {
     let mut file = file_of(&pattern(100));
     file.seek(SeekFrom::Start(42)).unwrap();
-    let mut again = file.open_read_only().unwrap();
+    let mut again = file.reopen().unwrap();
     assert_eq!(again.metadata().unwrap().ino(), file.metadata().unwrap().ino());
     assert_eq!((again.stream_position().unwrap(), again.len().unwrap()), (0, 100));
     again.read_exact(&mut [0; 8]).unwrap();
@@ -260,8 +261,8 @@ fn open_read_only_is_the_same_file_with_its_own_offset_and_cannot_write() {
     assert!(fcntl_getfd(&again).unwrap().contains(FdFlags::CLOEXEC));
     assert_eq!(errno(again.write_at(b"x", 0)), Err(Errno::BADF));
     assert_eq!(errno(file.write_at(b"x", 0)), Err(Errno::PERM));
-    let third = again.open_read_only().unwrap().try_clone().unwrap();
-    assert_eq!(third.map_range(99, 1).unwrap()[..], pattern(100)[99..]);
+    let third = again.reopen().unwrap().try_clone().unwrap();
+    assert_eq!(third.map_range(99..100).unwrap()[..], pattern(100)[99..]);
 }
 
 #[test]
@@ -284,7 +285,7 @@ fn open_read_only_does_not_believe_a_proc_that_leads_elsewhere() {
     mount("tmpfs", "/proc", "tmpfs", MountFlags::empty(), None).unwrap();
 
     let unsupported = |file: &SealedFile| {
-        let error = file.open_read_only().unwrap_err();
+        let error = file.reopen().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("/proc/self/fd"), "{error}");
     };
@@ -302,7 +303,7 @@ fn open_read_only_does_not_believe_a_proc_that_leads_elsewhere() {
     lead_to(&other);
     unsupported(&file);
     lead_to(&file);
-    let control = file.open_read_only().unwrap();
+    let control = file.reopen().unwrap();
     assert_eq!(control.map_read_only().unwrap()[..], *b"hello");
 
     unmount(&real, UnmountFlags::DETACH).unwrap();
@@ -345,7 +346,7 @@ fn reserve_takes_memory_for_every_hole_even_through_a_read_only_descriptor() {
     let file = sparse();
     file.reserve().unwrap();
     assert!(file.metadata().unwrap().blocks() * 512 >= 1 << 20);
-    let file = sparse().open_read_only().unwrap();
+    let file = sparse().reopen().unwrap();
     file.reserve().unwrap();
     assert!(file.metadata().unwrap().blocks() * 512 >= 1 << 20);
     assert!(file.map_read_only().unwrap().iter().all(|byte| *byte == 0));
@@ -358,5 +359,5 @@ fn reserving_more_than_there_is_is_an_error() {
     let file = draft.seal_read_only().unwrap();
     assert_eq!(errno(file.reserve()), Err(Errno::NOMEM));
     assert_eq!(file.metadata().unwrap().blocks(), 0);
-    assert_eq!(file.map_range((1 << 43) - 3, 3).unwrap()[..], [0; 3]);
+    assert_eq!(file.map_range((1 << 43) - 3..1 << 43).unwrap()[..], [0; 3]);
 }

@@ -36,7 +36,7 @@ fn refused_as_live(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, Own
 }
 
 fn receive(fd: impl Into<OwnedFd>) -> SealedFile {
-    SealedFile::receive_read_only(fd.into(), &SealPolicy::new()).unwrap()
+    SealedFile::receive_read_only(fd, &SealPolicy::new()).unwrap()
 }
 
 /// A live file and its producer's mapping; `None`, with a word on it, where the kernel has no such seal.
@@ -90,7 +90,7 @@ fn every_set_of_seals_on_a_real_file_is_taken_or_refused_as_defined() {
                 if required == IMMUTABLE {
                     assert_eq!(&receive(file).map_read_only().unwrap()[..], b"hello");
                 } else {
-                    SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap();
+                    SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();
                 }
                 continue;
             }
@@ -159,7 +159,7 @@ fn the_length_observed_at_receiving_is_kept_when_a_peer_grows_the_file() {
     assert_eq!(received.len().unwrap(), 5);
     assert_eq!(&before[..], b"hello");
     assert_eq!(&received.map_read_only().unwrap()[..], b"hello");
-    assert!(received.map_range(0, 6).is_err());
+    assert!(received.map_range(0..6).is_err());
 
     // With GROW it does not.
     let file = sealed(b"hello", IMMUTABLE | Seals::GROW);
@@ -317,7 +317,7 @@ fn a_required_seal_that_is_missing_is_named() {
             let file = sealed(b"hello", present);
             let missing = required.difference(present);
             if missing.is_empty() {
-                SealedFile::receive_read_only(file.into(), &policy).unwrap();
+                SealedFile::receive_read_only(file, &policy).unwrap();
                 continue;
             }
             let (refusal, fd) = refused(file, &policy);
@@ -350,7 +350,7 @@ fn a_forbidden_seal_is_named() {
     assert!(matches!(refusal, Refusal::ForbiddenSeals { forbidden: Seals::SEAL, present }
             if present == seals_of(&fd)));
     receive(fd);
-    SealedFile::receive_read_only(sealed(b"hello", IMMUTABLE).into(), &forbid).unwrap();
+    SealedFile::receive_read_only(sealed(b"hello", IMMUTABLE), &forbid).unwrap();
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn exactly_means_neither_fewer_nor_more() {
     let file = sealed(b"hello", whole);
     let beside_ours = seals_of(&file).difference(IMMUTABLE);
     let policy = |seals| SealPolicy::new().exactly(seals);
-    SealedFile::receive_read_only(file.try_clone().unwrap().into(), &policy(beside_ours)).unwrap();
+    SealedFile::receive_read_only(file.try_clone().unwrap(), &policy(beside_ours)).unwrap();
 
     let (refusal, _) = refused(file.try_clone().unwrap(), &policy(beside_ours - Seals::GROW));
     assert!(matches!(refusal, Refusal::ForbiddenSeals { forbidden: Seals::GROW, .. }));
@@ -386,7 +386,7 @@ fn every_kind_of_range_bounds_the_length() {
         any().len(..3).len(..=5),
         SealPolicy::default(),
     ] {
-        SealedFile::receive_read_only(file.try_clone().unwrap().into(), &policy).unwrap();
+        SealedFile::receive_read_only(file.try_clone().unwrap(), &policy).unwrap();
     }
     #[allow(clippy::reversed_empty_ranges, reason = "nothing is in it")]
     for policy in [
@@ -400,7 +400,7 @@ fn every_kind_of_range_bounds_the_length() {
         any().len(..).len(..5),
     ] {
         let (refusal, _) = refused(file.try_clone().unwrap(), &policy);
-        assert!(matches!(refusal, Refusal::Length { len: 5 }), "{refusal:?} {policy:?}");
+        assert!(matches!(refusal, Refusal::Length { len: 5, .. }), "{refusal:?} {policy:?}");
     }
 }
 
@@ -411,7 +411,7 @@ fn an_untrusted_peers_file_must_not_grow_nor_be_longer_than_allowed() {
     assert!(matches!(refusal, Refusal::MissingSeals { missing: Seals::GROW, .. }));
     seal(&fd, Seals::GROW).unwrap();
     let (refusal, fd) = refused(fd, &SealPolicy::untrusted(4));
-    assert!(matches!(refusal, Refusal::Length { len: 5 }));
+    assert!(matches!(refusal, Refusal::Length { len: 5, .. }));
     SealedFile::receive_read_only(fd, &policy).unwrap();
 }
 
@@ -420,7 +420,7 @@ fn another_users_file_is_refused_where_the_policy_names_an_owner() {
     let file = sealed(b"hello", IMMUTABLE);
     let own = rustix::process::geteuid().as_raw();
     let owned_by = |uid| SealPolicy::new().owner(uid);
-    SealedFile::receive_read_only(file.try_clone().unwrap().into(), &owned_by(own)).unwrap();
+    SealedFile::receive_read_only(file.try_clone().unwrap(), &owned_by(own)).unwrap();
     let (refusal, fd) = refused(file, &owned_by(own + 1));
     assert!(matches!(refusal, Refusal::Owner { expected, found }
         if (expected, found) == (own + 1, own)));
@@ -521,7 +521,7 @@ fn a_live_file_needs_future_write_and_shrink() {
 fn a_live_file_is_taken_as_it_is_and_shows_what_its_producer_writes() {
     let Some((file, mut producer)) = live(b"hello") else { return };
     let (number, before) = (file.as_raw_fd(), look(file.as_fd()));
-    let received = SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap();
+    let received = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();
     assert_eq!((received.as_raw_fd(), look(received.as_fd())), (number, before));
     assert_eq!(received.len().unwrap(), 5);
 
@@ -540,7 +540,7 @@ fn a_live_file_is_taken_as_it_is_and_shows_what_its_producer_writes() {
 fn the_policy_holds_for_live_files_too() {
     let Some((file, _producer)) = live(b"hello") else { return };
     let (refusal, fd) = refused_as_live(file, &SealPolicy::new().len(..5));
-    assert!(matches!(refusal, Refusal::Length { len: 5 }));
+    assert!(matches!(refusal, Refusal::Length { len: 5, .. }));
     let (refusal, fd) = refused_as_live(fd, &SealPolicy::new().require(Seals::GROW));
     assert!(matches!(refusal, Refusal::MissingSeals { missing: Seals::GROW, .. }));
     let (refusal, fd) = refused_as_live(fd, &SealPolicy::new().forbid(Seals::FUTURE_WRITE));
@@ -549,7 +549,7 @@ fn the_policy_holds_for_live_files_too() {
 }
 
 fn receive_live(file: impl Into<OwnedFd>) -> SealedFile<FutureWriteSealed> {
-    SealedFile::receive_future_write(file.into(), &SealPolicy::new()).unwrap()
+    SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap()
 }
 
 /// Under `vm.memfd_noexec=2` every file carries EXEC, and no kernel can be tested: finishing is

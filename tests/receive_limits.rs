@@ -58,12 +58,12 @@ fn receiving_and_adopting_take_no_descriptor_unless_the_kernel_must_be_tested() 
     let is_live = seal(&live, LIVE).is_ok();
     without_descriptors(|| {
         SealedFile::try_from(immutable).unwrap();
-        SealedFile::adopt_read_only(draft.into(), &SealPolicy::new()).unwrap();
+        SealedFile::adopt_read_only(draft, &SealPolicy::new()).unwrap();
         for file in with_all_but_one.into_iter().flatten() {
             SealedFile::try_from(file).unwrap();
         }
         if is_live {
-            SealedFile::receive_future_write(live.into(), &SealPolicy::new()).unwrap();
+            SealedFile::receive_future_write(live, &SealPolicy::new()).unwrap();
         }
     });
 }
@@ -95,7 +95,7 @@ fn a_copy_that_cannot_be_made_is_an_error_with_the_descriptor() {
     let file = filled(b"hello");
     let number = file.as_raw_fd();
     let policy = SealPolicy::new();
-    let error = without_descriptors(|| SealedFile::receive_or_copy(file.into(), &policy, 5));
+    let error = without_descriptors(|| SealedFile::receive_or_copy(file, &policy, 5));
     let (refusal, fd) = error.unwrap_err().into_parts();
     assert!(matches!(&refusal, Refusal::Io(error) if is_out_of_descriptors(error)), "{refusal:?}");
     assert_eq!(fd.as_raw_fd(), number);
@@ -115,5 +115,5 @@ fn memory_is_reserved_without_a_descriptor_unless_the_description_is_read_only()
     let Refusal::CannotReserve(error) = refusal else { panic!("{refusal:?}") };
     assert!(is_out_of_descriptors(&error), "{error:?}");
     SealedFile::receive_read_only(fd, &policy).unwrap();
-    without_descriptors(|| SealedFile::receive_read_only(file.into(), &policy).unwrap());
+    without_descriptors(|| SealedFile::receive_read_only(file, &policy).unwrap());
 }

@@ -23,7 +23,7 @@ const LIMIT: u64 = 4096;
 const COPY: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
 
 fn take(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> SealedFile {
-    SealedFile::receive_or_copy(fd.into(), policy, LIMIT).unwrap()
+    SealedFile::receive_or_copy(fd, policy, LIMIT).unwrap()
 }
 
 fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy, limit: u64) -> (Refusal, OwnedFd) {
@@ -49,7 +49,7 @@ fn a_sealed_file_is_taken_without_a_copy() {
         let file = sealed(b"hello", seals);
         let before = look(file.as_fd());
         // The limit of a copy is none of what is not copied.
-        let taken = SealedFile::receive_or_copy(file.into(), &SealPolicy::new(), 0).unwrap();
+        let taken = SealedFile::receive_or_copy(file, &SealPolicy::new(), 0).unwrap();
         assert_eq!(look(taken.as_fd()), before);
         assert_eq!(&taken.map_read_only().unwrap()[..], b"hello");
     }
@@ -219,7 +219,7 @@ fn length_and_owner_are_judged_for_a_copy_too() {
     let any = SealPolicy::new;
     for file in [filled(b"hello"), ordinary_file(b"hello")] {
         let (refusal, fd) = refused(file, &any().len(..5), LIMIT);
-        assert!(matches!(refusal, Refusal::Length { len: 5 }), "{refusal:?}");
+        assert!(matches!(refusal, Refusal::Length { len: 5, .. }), "{refusal:?}");
         let (refusal, fd) = refused(fd, &any().owner(own + 1), LIMIT);
         assert!(matches!(refusal, Refusal::Owner { .. }), "{refusal:?}");
         take(fd, &any().len(5..=5).owner(own));
@@ -253,7 +253,7 @@ fn what_a_copy_would_not_help_is_refused() {
     let (refusal, file) = refused(file, &any().forbid(Seals::GROW), LIMIT);
     assert!(matches!(refusal, Refusal::ForbiddenSeals { .. }), "{refusal:?}");
     let (refusal, _) = refused(file, &any().len(6..), LIMIT);
-    assert!(matches!(refusal, Refusal::Length { len: 5 }), "{refusal:?}");
+    assert!(matches!(refusal, Refusal::Length { len: 5, .. }), "{refusal:?}");
 
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
     match memfd_create("huge", flags) {

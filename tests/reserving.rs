@@ -28,7 +28,7 @@ fn hole(len: u64) -> SealedFile {
     let file = memfd();
     file.set_len(len).unwrap();
     seal(&file, WHOLE).unwrap();
-    SealedFile::receive_read_only(file.into(), &SealPolicy::new()).unwrap()
+    SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap()
 }
 
 /// Bytes of memory that the file has.
@@ -59,7 +59,7 @@ fn what_was_written_stays() {
     let file = filled(&[7; 4096]);
     file.set_len(MIB).unwrap();
     seal(&file, WHOLE).unwrap();
-    let file = SealedFile::receive_read_only(file.into(), &SealPolicy::new()).unwrap();
+    let file = SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap();
     file.reserve().unwrap();
     let map = file.map_read_only().unwrap();
     assert!(map[..4096].iter().all(|byte| *byte == 7));
@@ -72,7 +72,7 @@ fn no_seal_stands_in_the_way() {
         let file = memfd();
         file.set_len(MIB).unwrap();
         seal(&file, seals).unwrap();
-        let file = SealedFile::receive_read_only(file.into(), &SealPolicy::new()).unwrap();
+        let file = SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap();
         let before = look(file.as_fd());
         file.reserve().unwrap();
         assert!(taken(&file) >= MIB);
@@ -83,15 +83,15 @@ fn no_seal_stands_in_the_way() {
 #[test]
 fn a_policy_that_asks_for_it_reserves_on_receiving_and_on_adopting() {
     for policy in [SealPolicy::untrusted(MIB), SealPolicy::new().reserve(true)] {
-        let received = SealedFile::receive_read_only(hole(MIB).into(), &policy).unwrap();
+        let received = SealedFile::receive_read_only(hole(MIB), &policy).unwrap();
         assert!(taken(&received) >= MIB);
         let draft = memfd();
         draft.set_len(MIB).unwrap();
-        let adopted = SealedFile::adopt_read_only(draft.into(), &policy).unwrap();
+        let adopted = SealedFile::adopt_read_only(draft, &policy).unwrap();
         assert!(taken(&adopted) >= MIB);
     }
     let lazy = SealPolicy::untrusted(MIB).reserve(false);
-    let received = SealedFile::receive_read_only(hole(MIB).into(), &lazy).unwrap();
+    let received = SealedFile::receive_read_only(hole(MIB), &lazy).unwrap();
     assert_eq!(taken(&received), 0);
 }
 
@@ -197,7 +197,10 @@ fn a_length_that_the_policy_refuses_is_refused_before_anything_is_reserved() {
         let (refusal, fd) = files::refused(hole(len), |fd| {
             SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB))
         });
-        assert!(matches!(refusal, Refusal::Length { len: found } if found == len), "{refusal:?}");
+        assert!(
+            matches!(refusal, Refusal::Length { len: found, .. } if found == len),
+            "{refusal:?}"
+        );
         assert_eq!(taken(fd), 0);
     }
     // And before a seal that is missing.

@@ -314,7 +314,7 @@ fn a_file_that_is_adopted_no_longer_changes_under_its_senders_hands() {
             let file = File::from(peer.receive());
             wait_until_it_changes(&file);
 
-            let adopted = SealedFile::adopt_read_only(file.into(), &untrusted()).unwrap();
+            let adopted = SealedFile::adopt_read_only(file, &untrusted()).unwrap();
             let map = adopted.map_read_only().unwrap();
             let before = (crc32fast::hash(&map), map.len());
             for _ in 0..100 {
@@ -548,7 +548,7 @@ fn a_file_longer_than_any_memory_costs_none() {
                 |fd: &OwnedFd| File::from(fd.try_clone().unwrap()).metadata().unwrap().blocks();
             let fd = peer.receive();
             let error = SealedFile::receive_read_only(fd, &untrusted()).unwrap_err();
-            assert!(matches!(error.reason(), Refusal::Length { len: TOO_LONG }), "{error}");
+            assert!(matches!(error.reason(), Refusal::Length { len: TOO_LONG, .. }), "{error}");
 
             let whole = SealPolicy::new().reserve(true);
             let error = SealedFile::receive_read_only(error.into_fd(), &whole).unwrap_err();
@@ -569,7 +569,7 @@ fn a_file_longer_than_any_memory_costs_none() {
             }
 
             let error = take_or_copy(peer.receive()).unwrap_err();
-            assert!(matches!(error.reason(), Refusal::Length { len: TOO_LONG }), "{error}");
+            assert!(matches!(error.reason(), Refusal::Length { len: TOO_LONG, .. }), "{error}");
             assert_eq!(blocks(&error.into_fd()), 0);
 
             // Control: a hole that is short enough is taken, and has its memory from then on.

@@ -12,8 +12,8 @@ use std::process::Stdio;
 
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePageSize, HugePages, OutOfBounds, ReadOnlyMap,
-    ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure, SealPolicy, SealedFile, Seals,
-    Shared, State, Unsealed, UnsealedMap,
+    ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure, SealPolicy, Sealed, SealedFile,
+    Seals, State, Unsealed, UnsealedMap,
 };
 
 /// A type without any trait.
@@ -90,10 +90,10 @@ fn the_state_need_not_be_written() {
 
 #[test]
 fn code_can_be_generic_over_what_may_be_shared() {
-    fn describe<S: Shared>(file: &SealedFile<S>) -> io::Result<(u64, bool, Metadata, Seals)> {
+    fn describe<S: Sealed>(file: &SealedFile<S>) -> io::Result<(u64, bool, Metadata, Seals)> {
         assert_eq!(file.as_fd().as_raw_fd(), file.as_raw_fd());
         let clone = file.try_clone()?;
-        let again = file.open_read_only()?;
+        let again = file.reopen()?;
         assert_ne!(clone.as_raw_fd(), again.as_raw_fd());
         Ok((file.len()?, file.is_empty()?, file.metadata()?, file.get_seals()?))
     }

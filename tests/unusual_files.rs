@@ -44,8 +44,7 @@ fn a_lease_on_the_file_does_not_make_the_receiver_wait() {
     }
 
     let start = Instant::now();
-    let refused =
-        SealedFile::receive_read_only(file.into(), &SealPolicy::untrusted(8)).unwrap_err();
+    let refused = SealedFile::receive_read_only(file, &SealPolicy::untrusted(8)).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     match refused.reason() {
         Refusal::CannotReserve(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
@@ -58,12 +57,12 @@ fn a_lease_on_the_file_does_not_make_the_receiver_wait() {
     let file = File::from(file);
     lease(&file, libc::F_WRLCK).unwrap();
     let file = SealedFile::try_from(file).unwrap();
-    assert_eq!(file.open_read_only().unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(file.reopen().unwrap_err().kind(), ErrorKind::WouldBlock);
 
     // Control: it was the lease.
     let file = File::from(file);
     lease(&file, libc::F_UNLCK).unwrap();
-    SealedFile::receive_read_only(file.into(), &SealPolicy::untrusted(8)).unwrap();
+    SealedFile::receive_read_only(file, &SealPolicy::untrusted(8)).unwrap();
 }
 
 #[test]
@@ -82,7 +81,7 @@ fn a_file_that_ends_within_a_huge_page_is_refused() {
             Err(error) => return eprintln!("not tested, there are no huge pages: {error}"),
         };
         assert_eq!(file.metadata().unwrap().len(), len, "fallocate makes such a length");
-        let refused = SealedFile::receive_read_only(file.into(), &policy).unwrap_err();
+        let refused = SealedFile::receive_read_only(file, &policy).unwrap_err();
         assert!(matches!(refused.reason(), Refusal::HugeTlb), "{refused}");
 
         let copy = SealedFile::receive_or_copy(refused.into_fd(), &policy, 1 << 20);
@@ -92,7 +91,7 @@ fn a_file_that_ends_within_a_huge_page_is_refused() {
     // Control: a whole page is taken.
     let page = SealedFile::try_from(huge_file(1).unwrap()).unwrap_err();
     let page = rustix::fs::fstatfs(page.fd()).unwrap().f_bsize as u64;
-    let file = SealedFile::receive_read_only(huge_file(page).unwrap().into(), &policy).unwrap();
+    let file = SealedFile::receive_read_only(huge_file(page).unwrap(), &policy).unwrap();
     assert_eq!(file.map_read_only().unwrap().len() as u64, page);
 }
 
@@ -110,7 +109,7 @@ fn adopting_counts_the_seals_that_exec_brings_with_it() {
         return eprintln!("not tested, there is no executable memfd with an exec seal here");
     };
     let policy = SealPolicy::new().require(Seals::EXEC).forbid(Seals::FUTURE_WRITE);
-    let refused = SealedFile::adopt_read_only(file.into(), &policy).unwrap_err();
+    let refused = SealedFile::adopt_read_only(file, &policy).unwrap_err();
     assert!(matches!(refused.reason(), Refusal::ForbiddenSeals { .. }), "{refused}");
     assert_eq!(get_seals(refused.fd()).unwrap(), Seals::empty(), "it is not sealed");
 
@@ -143,7 +142,7 @@ fn exactly_takes_the_last_word() {
     let file = SealedFile::from_bytes("file", b"bytes").unwrap();
     let seals = file.get_seals().unwrap();
     let policy = SealPolicy::new().exactly(Seals::empty()).exactly(seals);
-    SealedFile::receive_read_only(file.into(), &policy).unwrap();
+    SealedFile::receive_read_only(file, &policy).unwrap();
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl SealedFile<FutureWriteSealed> {
     /// # let Ok(file) = file else { return Ok(()) }; // vm.memfd_noexec=2
     /// let file = file.into_file();
     /// let policy = SealPolicy::new();
-    /// let refused = SealedFile::receive_future_write(file.into(), &policy).unwrap_err();
+    /// let refused = SealedFile::receive_future_write(file, &policy).unwrap_err();
     /// assert!(matches!(refused.reason(), Refusal::MissingSeals { .. }));
     ///
     /// let fd = refused.into_fd();
@@ -43,8 +43,11 @@ impl SealedFile<FutureWriteSealed> {
     /// let live = SealedFile::receive_future_write(fd, &policy)?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn receive_future_write(fd: OwnedFd, policy: &SealPolicy) -> Result<Self, ReceiveError> {
-        receive::receive(fd, policy)
+    pub fn receive_future_write(
+        fd: impl Into<OwnedFd>,
+        policy: &SealPolicy,
+    ) -> Result<Self, ReceiveError> {
+        receive::receive(fd.into(), policy)
     }
 
     /// Maps the whole file, to be read while it is written.
@@ -106,7 +109,7 @@ impl SealedFile<FutureWriteSealed> {
     /// let file = file.into_file();
     /// file.set_len(3)?;
     /// add_seals(&file, Seals::FUTURE_WRITE | Seals::SHRINK)?;
-    /// let live = SealedFile::receive_future_write(file.into(), &SealPolicy::new())?;
+    /// let live = SealedFile::receive_future_write(file, &SealPolicy::new())?;
     /// assert_eq!(live.finish()?.map_read_only()?.len(), 3);
     /// # Ok::<(), std::io::Error>(())
     /// ```

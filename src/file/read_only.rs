@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeBounds;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::receive;
 use crate::state::ReadOnlySealed;
-use crate::{CreateOptions, ReadOnlyMap, ReceiveError, SealPolicy, SealedFile};
+use crate::{CreateOptions, OutOfBounds, ReadOnlyMap, ReceiveError, SealPolicy, SealedFile};
 
 /// An immutable file.
 impl SealedFile<ReadOnlySealed> {
@@ -22,7 +23,7 @@ impl SealedFile<ReadOnlySealed> {
     /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn from_bytes(name: &str, bytes: &[u8]) -> io::Result<Self> {
+    pub fn from_bytes(name: &str, bytes: impl AsRef<[u8]>) -> io::Result<Self> {
         CreateOptions::new().from_bytes(name, bytes)
     }
 
@@ -103,8 +104,11 @@ impl SealedFile<ReadOnlySealed> {
     /// # assert_eq!(parse(sent.into())?, 2);
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn receive_read_only(fd: OwnedFd, policy: &SealPolicy) -> Result<Self, ReceiveError> {
-        receive::receive(fd, policy)
+    pub fn receive_read_only(
+        fd: impl Into<OwnedFd>,
+        policy: &SealPolicy,
+    ) -> Result<Self, ReceiveError> {
+        receive::receive(fd.into(), policy)
     }
 
     /// Takes a file and makes it immutable first where it is not: adds the seals that the state or
@@ -127,12 +131,15 @@ impl SealedFile<ReadOnlySealed> {
     /// use sealed_mmap::{SealPolicy, SealedFile, Seals};
     ///
     /// let file = SealedFile::create("draft")?.into_file();
-    /// let sealed = SealedFile::adopt_read_only(file.into(), &SealPolicy::new())?;
+    /// let sealed = SealedFile::adopt_read_only(file, &SealPolicy::new())?;
     /// assert!(sealed.get_seals()?.contains(Seals::WRITE | Seals::SHRINK | Seals::SEAL));
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn adopt_read_only(fd: OwnedFd, policy: &SealPolicy) -> Result<Self, ReceiveError> {
-        receive::adopt(fd, policy)
+    pub fn adopt_read_only(
+        fd: impl Into<OwnedFd>,
+        policy: &SealPolicy,
+    ) -> Result<Self, ReceiveError> {
+        receive::adopt(fd.into(), policy)
     }
 
     /// Takes an immutable file, or a copy of a regular file that is not sealed in a way that can be
@@ -156,7 +163,7 @@ impl SealedFile<ReadOnlySealed> {
     /// use sealed_mmap::{SealPolicy, SealedFile};
     ///
     /// let plain = std::fs::File::open("Cargo.toml")?;
-    /// let file = SealedFile::receive_or_copy(plain.into(), &SealPolicy::new(), 1 << 20)?;
+    /// let file = SealedFile::receive_or_copy(plain, &SealPolicy::new(), 1 << 20)?;
     /// assert_eq!(&file.map_read_only()?[..], std::fs::read("Cargo.toml")?);
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -166,11 +173,11 @@ impl SealedFile<ReadOnlySealed> {
     /// [`UntrustedWriteSeal`]: crate::Refusal::UntrustedWriteSeal
     /// [`Io`]: crate::Refusal::Io
     pub fn receive_or_copy(
-        fd: OwnedFd,
+        fd: impl Into<OwnedFd>,
         policy: &SealPolicy,
         copy_limit: u64,
     ) -> Result<Self, ReceiveError> {
-        receive::receive_or_copy(fd, policy, copy_limit)
+        receive::receive_or_copy(fd.into(), policy, copy_limit)
     }
 
     /// Maps the whole file.
@@ -178,7 +185,7 @@ impl SealedFile<ReadOnlySealed> {
     /// # Errors
     ///
     /// * `ENOMEM`: no address space or no mapping left.
-    /// * Those of [`open_read_only`](Self::open_read_only), for hugetlb pages before Linux 6.7, which
+    /// * Those of [`reopen`](Self::reopen), for hugetlb pages before Linux 6.7, which
     ///   makes that necessary.
     /// * `FileTooLarge`: the length does not fit into the address space (32-bit); use
     ///   [`map_range`](Self::map_range).
@@ -197,7 +204,7 @@ impl SealedFile<ReadOnlySealed> {
         ReadOnlyMap::new(self, extent, 0, extent.len)
     }
 
-    /// Maps `len` bytes from `offset` on, which need not be a page boundary.
+    /// Maps a range of bytes, which may begin and end anywhere.
     ///
     /// # Errors
     ///
@@ -210,11 +217,13 @@ impl SealedFile<ReadOnlySealed> {
     ///
     /// ```
     /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello world")?;
-    /// assert_eq!(&file.map_range(6, 5)?[..], b"world");
+    /// assert_eq!(&file.map_range(6..)?[..], b"world");
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn map_range(&self, offset: u64, len: usize) -> io::Result<ReadOnlyMap> {
-        ReadOnlyMap::new(self, self.extent()?, offset, len as u64)
+    pub fn map_range(&self, range: impl RangeBounds<u64>) -> io::Result<ReadOnlyMap> {
+        let extent = self.extent()?;
+        let range = OutOfBounds::check(range, extent.len)?;
+        ReadOnlyMap::new(self, extent, range.start, range.end - range.start)
     }
 
     /// Takes memory for every hole, now and for good, so that no access to a map of this file ends

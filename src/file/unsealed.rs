@@ -191,7 +191,7 @@ impl SealedFile<Unsealed> {
     ///
     /// let mut file = SealedFile::create("greeting")?.into_file();
     /// file.write_all(b"hello")?;
-    /// let sealed = SealedFile::adopt_read_only(file.into(), &SealPolicy::new())?;
+    /// let sealed = SealedFile::adopt_read_only(file, &SealPolicy::new())?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn into_file(self) -> File {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
@@ -61,8 +61,7 @@ impl LiveMap {
     pub(crate) fn new(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
         // Old kernels count every shared mapping of a writable descriptor as one that can write,
         // and the producer could not finish.
-        let read_only =
-            if sys::is_writable(file.as_fd())? { file.open_read_only().ok() } else { None };
+        let read_only = if sys::is_writable(file.as_fd())? { file.reopen().ok() } else { None };
         let mapped = read_only.as_ref().unwrap_or(file);
         let map = Mapping::new(mapped.as_file(), file.extent()?, |options, file| {
             options.map_raw_read_only(file)
@@ -135,20 +134,9 @@ impl LiveMap {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
-        let offset = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last.saturating_add(1),
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => self.map.len as u64,
-        };
-        let len = end.wrapping_sub(offset);
-        self.map.locate(offset, len)?;
-        let mut bytes = vec![0; len as usize];
-        self.read_at(offset, &mut bytes)?;
+        let range = OutOfBounds::check(range, self.map.len as u64)?;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.read_at(range.start, &mut bytes)?;
         Ok(bytes)
     }
 }

@@ -147,13 +147,13 @@ impl Producer {
             _ => error,
         })?;
         let writable = SealedFile::<FutureWriteSealed>::confirmed(file, Some(extent));
-        let file = writable.open_read_only()?;
+        let file = writable.reopen()?;
         Ok(Self { map, writable, file })
     }
 
     /// The live file, as a description that is open for reading only, to share with readers: send
     /// it, clone it, or map it here. All descriptors that are sent share its offset;
-    /// [`open_read_only`](SealedFile::open_read_only) makes one apart.
+    /// [`reopen`](SealedFile::reopen) makes one apart.
     ///
     /// # Examples
     ///
@@ -163,7 +163,7 @@ impl Producer {
     /// use sealed_mmap::{SealPolicy, SealedFile};
     ///
     /// let producer = Producer::create("counters", 4096)?;
-    /// let sent = producer.file().try_clone()?.into();
+    /// let sent = producer.file().try_clone()?;
     /// let received = SealedFile::receive_future_write(sent, &SealPolicy::new())?;
     /// assert_eq!(received.map_live()?.len(), 4096);
     /// # Ok::<(), std::io::Error>(())
@@ -267,7 +267,7 @@ impl Producer {
     /// use sealed_mmap::{SealFailure, SealPolicy, SealedFile};
     ///
     /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
-    /// let sent = keymap.file().try_clone()?.into(); // to a client
+    /// let sent = keymap.file().try_clone()?; // to a client
     ///
     /// // The client. Only root could reserve memory through this descriptor; the producer has.
     /// let policy = SealPolicy::untrusted(1 << 20).reserve(false);
@@ -290,11 +290,11 @@ impl Producer {
     /// let keymap = finished?;
     ///
     /// // The client is told, and takes the file that it has as an immutable one.
-    /// let text = SealedFile::receive_read_only(live.into(), &policy)?.map_read_only()?;
+    /// let text = SealedFile::receive_read_only(live, &policy)?.map_read_only()?;
     /// assert_eq!(&text[..14], b"xkb_keymap {};"); // a `&[u8]`
     ///
     /// // Others only get the immutable one, through which they can reserve memory.
-    /// let sent = keymap.try_clone()?.into();
+    /// let sent = keymap.try_clone()?;
     /// let received = SealedFile::receive_read_only(sent, &SealPolicy::untrusted(1 << 20))?;
     /// assert_eq!(received.map_read_only()?[..], text[..]);
     /// # Ok::<(), std::io::Error>(())

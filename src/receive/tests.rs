@@ -138,7 +138,7 @@ fn verdict(facts: &Facts, state: Seals, policy: &SealPolicy, kernel_checks: bool
         }
         Err(Refusal::UntrustedWriteSeal) => Verdict::UntrustedWriteSeal,
         Err(Refusal::HugeTlb) => Verdict::HugeTlb,
-        Err(Refusal::Length { len }) => Verdict::Length(len),
+        Err(Refusal::Length { len, .. }) => Verdict::Length(len),
         Err(Refusal::Owner { expected, found }) => Verdict::Owner(expected, found),
         Err(other) => panic!("judging is pure, and cannot end in {other:?}"),
     }

@@ -264,7 +264,7 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
         }
         Refusal::UntrustedWriteSeal => words(&["write seal", "MFD_NOEXEC_SEAL", "copy the file"]),
         Refusal::HugeTlb => words(&["hugetlb", "SealPolicy::allow_hugetlb"]),
-        Refusal::Length { len } => vec![format!("{len} bytes"), "SealPolicy::len".into()],
+        Refusal::Length { len, .. } => vec![format!("{len} bytes"), "SealPolicy::len".into()],
         Refusal::Owner { expected, found } => {
             vec![format!("uid {expected}"), format!("uid {found}"), "SealPolicy::owner".into()]
         }
