@@ -6,7 +6,7 @@
 //! or disturb it, or change a byte.
 //!
 //! ```
-//! # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+//! # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 //! use std::time::Duration;
 //!
 //! use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
@@ -98,19 +98,25 @@
 //!   leave holes in its file.
 
 mod protocol;
+mod word;
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crate::live::{WORD, Words, WordsMut};
+use crate::file::sealed::SealedFile;
+use crate::live::{LiveMap, WORD, Words, WordsMut};
+use crate::map::OutOfBounds;
+use crate::producer::Producer;
 use crate::state::FutureWriteSealed;
-use crate::{LiveMap, OutOfBounds, Producer, SealedFile, sys};
+use crate::sys;
 
 use protocol::{BELL, Geometry, HEADER, News, Reader, Sink, Source, Writer};
+use word::Word;
 
-/// What the protocol reads and writes at once.
-type Word = usize;
+/// Any reader can move the others to another futex (`FUTEX_REQUEUE` works through a read-only mapping),
+/// where nobody wakes them. So a sleeper looks again from time to time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// Enough that a reader is disturbed only where it is overtaken three times during one copy.
 const SLOTS: usize = 4;
@@ -123,7 +129,7 @@ const SLOTS: usize = 4;
 /// # Examples
 ///
 /// ```
-/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 /// use sealed_mmap::latest::Publisher;
 ///
 /// let mut publisher = Publisher::create("position", 16)?;
@@ -149,7 +155,7 @@ impl Publisher {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let publisher = sealed_mmap::latest::Publisher::create("readings", 1000)?;
     /// assert_eq!(publisher.capacity(), 1000);
     /// # Ok::<(), std::io::Error>(())
@@ -168,7 +174,7 @@ impl Publisher {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// // Published at a high rate, and large.
     /// let publisher = sealed_mmap::latest::Publisher::create_with_slots("scan", 1 << 20, 16)?;
     /// # Ok::<(), std::io::Error>(())
@@ -188,7 +194,7 @@ impl Publisher {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::{latest::Publisher, socket::send_fds};
     /// use std::os::{fd::AsFd, unix::net::UnixStream};
     ///
@@ -218,7 +224,7 @@ impl Publisher {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let mut publisher = sealed_mmap::latest::Publisher::create("state", 5)?;
     /// assert_eq!(publisher.publish(b"on")?, 1);
     /// assert_eq!(publisher.publish(b"off")?, 2);
@@ -245,7 +251,7 @@ impl Publisher {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::latest::{Publisher, Subscriber};
     ///
     /// let mut publisher = Publisher::create("position", 16)?;
@@ -285,7 +291,7 @@ impl Drop for Publisher {
 /// # Examples
 ///
 /// ```
-/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 /// use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 /// use std::time::Duration;
 ///
@@ -323,7 +329,7 @@ impl Subscriber {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::{Producer, latest::Subscriber};
     ///
     /// let producer = Producer::create("something else", 4096)?;
@@ -364,7 +370,7 @@ impl Subscriber {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::latest::{Publisher, Subscriber};
     ///
     /// let mut publisher = Publisher::create("state", 5)?;
@@ -403,7 +409,7 @@ impl Subscriber {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
     /// use std::time::Duration;
     ///
@@ -432,7 +438,8 @@ impl Subscriber {
                 return Ok(WaitOutcome::TimedOut);
             }
             // A value that has come since keeps this from falling asleep, unless it is exactly 2³¹.
-            sys::futex::wait(words.futex(BELL), bell as u32, left)?;
+            let sleep = left.map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP));
+            sys::futex::wait(words.futex(BELL), bell as u32, sleep)?;
         }
     }
 }

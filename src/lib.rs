@@ -108,13 +108,15 @@
 mod compile_fail;
 mod copy;
 mod create;
-mod error;
+mod failure;
 mod file;
 mod huge_pages;
 pub mod latest;
 mod live;
 mod map;
-mod receive;
+mod policy;
+mod producer;
+mod sealing;
 mod seals;
 pub mod socket;
 pub mod soundness;
@@ -122,13 +124,16 @@ mod state;
 mod sys;
 
 pub use create::CreateOptions;
-pub use error::{OutOfBounds, ReceiveError, Refusal, SealError, SealFailure};
-pub use file::SealedFile;
+pub use file::draft::SealError;
+pub use file::receive::ReceiveError;
+pub use file::sealed::SealedFile;
 pub use huge_pages::{HugePageSize, HugePages};
-pub use live::{LiveMap, Producer};
-pub use map::{ReadOnlyMap, UnsealedMap};
-pub use receive::SealPolicy;
-pub use seals::{Seals, add_seals, get_seals};
+pub use live::LiveMap;
+pub use map::{OutOfBounds, ReadOnlyMap, UnsealedMap};
+pub use policy::{Refusal, SealPolicy};
+pub use producer::Producer;
+pub use sealing::{SealFailure, add_seals, get_seals};
+pub use seals::Seals;
 pub use state::{FutureWriteSealed, ReadOnlySealed, Sealed, State, Unsealed};
 
 #[cfg(doctest)]

@@ -1,9 +1,6 @@
 //! The states of a [`SealedFile`](crate::SealedFile): each is one sentence of guarantee.
 
-use std::io;
-use std::panic::{RefUnwindSafe, UnwindSafe};
-
-use crate::{HugePages, Seals};
+use crate::seals::Seals;
 
 /// What the kernel has promised about a [`SealedFile`](crate::SealedFile).
 ///
@@ -18,12 +15,16 @@ use crate::{HugePages, Seals};
 /// assert_eq!(Unsealed::REQUIRED, Seals::empty());
 /// assert_eq!(Unsealed::NAME, "Unsealed");
 /// ```
-pub trait State: private::Internals {
+pub trait State {
     /// The seals without which a file is not in this state. More may be present.
     const REQUIRED: Seals;
 
     /// The state's name, for messages.
     const NAME: &'static str;
+
+    /// Of a type that no other crate can name, so that none can implement the trait.
+    #[doc(hidden)]
+    const ONLY_HERE: private::OnlyHere;
 }
 
 /// A state whose files may be shared with other processes.
@@ -45,7 +46,13 @@ pub trait State: private::Internals {
 /// assert!(describe(&file)?.starts_with("5 bytes, sealed against "));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait Sealed: State + private::Internals<Known = Option<Extent>> {}
+#[diagnostic::on_unimplemented(
+    message = "a file in the state `{Self}` is not shared",
+    label = "a draft has no descriptor, and no second handle, to give away",
+    note = "make the file immutable with `seal_read_only()`; or leave the typestate with \
+            `into_file()`, and come back with `SealedFile::adopt_read_only`"
+)]
+pub trait Sealed: State {}
 
 /// Nothing is promised: this value is the only handle to the file, and may fill it.
 ///
@@ -127,56 +134,26 @@ pub enum ReadOnlySealed {}
 #[derive(Debug)]
 pub enum FutureWriteSealed {}
 
-/// What was known of a file's size when its seals had been confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Bytes. `SHRINK` makes this a lower bound forever.
-    pub(crate) len: u64,
-    /// Bytes per page, if the file lives on hugetlbfs.
-    pub(crate) huge_page: Option<u64>,
+mod private {
+    #[derive(Debug)]
+    pub struct OnlyHere;
 }
-
-pub(crate) mod private {
-    use super::*;
-
-    pub trait Internals {
-        /// What a [`SealedFile`](crate::SealedFile) in this state remembers of its file.
-        type Known: Copy + Send + Sync + Unpin + UnwindSafe + RefUnwindSafe + 'static;
-
-        /// Says what a failed `write(2)` means, where the errno does not.
-        fn explain_write(_known: Self::Known, error: io::Error) -> io::Error {
-            error
-        }
-    }
-
-    impl Internals for Unsealed {
-        type Known = HugePages;
-
-        fn explain_write(huge_pages: HugePages, error: io::Error) -> io::Error {
-            huge_pages.explain(error, "a hugetlb file cannot be written: use map_mut")
-        }
-    }
-
-    impl Internals for FutureWriteSealed {
-        type Known = Option<Extent>;
-    }
-
-    impl Internals for ReadOnlySealed {
-        type Known = Option<Extent>;
-    }
-}
+use private::OnlyHere;
 
 impl State for Unsealed {
     const REQUIRED: Seals = Seals::empty();
     const NAME: &'static str = "Unsealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
 }
 impl State for FutureWriteSealed {
     const REQUIRED: Seals = Seals::FUTURE_WRITE.union(Seals::SHRINK);
     const NAME: &'static str = "FutureWriteSealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
 }
 impl State for ReadOnlySealed {
     const REQUIRED: Seals = Seals::WRITE.union(Seals::SHRINK);
     const NAME: &'static str = "ReadOnlySealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
 }
 
 impl Sealed for FutureWriteSealed {}

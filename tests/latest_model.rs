@@ -23,20 +23,26 @@ use loom::sync::{Condvar, Mutex};
 
 #[path = "../src/latest"]
 mod words_of_64_bits {
-    pub(crate) type Word = u64;
+    pub(crate) mod word {
+        pub(crate) type Word = u64;
+    }
     pub(crate) mod protocol;
 }
 
 #[path = "../src/latest"]
 mod words_of_32_bits {
-    pub(crate) type Word = u32;
+    pub(crate) mod word {
+        pub(crate) type Word = u32;
+    }
     pub(crate) mod protocol;
 }
 
 /// A stand-in for 32 bits, whose lowest part of a number comes round soon enough for a test.
 #[path = "../src/latest"]
 mod words_of_16_bits {
-    pub(crate) type Word = u16;
+    pub(crate) mod word {
+        pub(crate) type Word = u16;
+    }
     pub(crate) mod protocol;
 }
 
@@ -96,8 +102,8 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
 macro_rules! model {
     ($width:ident) => {
         use super::*;
-        use crate::$width::Word;
         use crate::$width::protocol::{BELL, Geometry, News, Reader, Sink, Source, Writer};
+        use crate::$width::word::Word;
 
         const WORD: usize = size_of::<Word>();
 

@@ -35,7 +35,7 @@
 use std::cmp::Ordering;
 use std::io;
 
-use super::Word;
+use super::word::Word;
 
 /// Bytes of a word.
 const WORD: usize = size_of::<Word>();

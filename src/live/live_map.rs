@@ -1,16 +1,17 @@
 //! The readers' side.
+#![allow(unsafe_code, reason = "its maker says how long the file stays")]
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
-use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
 use super::{Mapping, Words};
-use crate::state::FutureWriteSealed;
-use crate::{OutOfBounds, SealedFile, sys};
+use crate::map::OutOfBounds;
+use crate::sys::Extent;
 
-/// A reader's view of a live file, from [`SealedFile::map_live`].
+/// A reader's view of a live file, from [`SealedFile::map_live`](crate::SealedFile::map_live).
 ///
 /// It copies out. There is no slice of it, for the producer goes on writing. It owns its mapping:
 /// the file may be dropped, and the map moved to other threads or kept forever, after the producer
@@ -35,7 +36,7 @@ use crate::{OutOfBounds, SealedFile, sys};
 ///
 /// ```
 /// # use sealed_mmap::Producer;
-/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 /// let mut producer = Producer::create("ticks", 8)?;
 /// let ticks = producer.file().map_live()?;
 /// let reader = std::thread::spawn(move || {
@@ -58,15 +59,13 @@ pub struct LiveMap {
 }
 
 impl LiveMap {
-    pub(crate) fn new(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
-        // Old kernels count every shared mapping of a writable descriptor as one that can write,
-        // and the producer could not finish.
-        let read_only = if sys::is_writable(file.as_fd())? { file.reopen().ok() } else { None };
-        let mapped = read_only.as_ref().unwrap_or(file);
-        let map = Mapping::new(mapped.as_file(), file.extent()?, |options, file| {
-            options.map_raw_read_only(file)
-        })?;
-        Ok(Self { map })
+    /// # Safety
+    ///
+    /// The file carries F_SEAL_SHRINK, and has been as long as `extent` says at some time since.
+    pub(crate) unsafe fn new(file: &File, extent: Extent) -> io::Result<Self> {
+        // SAFETY: fcntl(2) on F_SEAL_SHRINK: "the file in question cannot be reduced in size"; "once set,
+        // seals cannot be removed".
+        Ok(Self { map: unsafe { Mapping::read_only(file, extent) }? })
     }
 
     pub(crate) fn words(&self) -> Words<'_> {
@@ -75,7 +74,7 @@ impl LiveMap {
 
     /// The length in bytes. It stays, whatever becomes of the file.
     pub fn len(&self) -> usize {
-        self.map.len
+        self.map.len()
     }
 
     /// Whether there are no bytes.
@@ -93,7 +92,7 @@ impl LiveMap {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let mut producer = Producer::create("greeting", 5)?;
     /// let map = producer.file().map_live()?;
     /// producer.write_at(0, b"hello")?;
@@ -105,7 +104,7 @@ impl LiveMap {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
-        let start = self.map.locate(offset, target.len() as u64)?;
+        let start = self.map.locate(offset, target.len())?;
         self.words().read(start, target);
         fence(Ordering::Acquire);
         Ok(())
@@ -125,7 +124,7 @@ impl LiveMap {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let mut producer = Producer::create("greeting", 5)?;
     /// producer.write_at(0, b"hello")?;
     /// let map = producer.file().map_live()?;
@@ -134,7 +133,7 @@ impl LiveMap {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
-        let range = OutOfBounds::check(range, self.map.len as u64)?;
+        let range = OutOfBounds::resolve(range, self.len() as u64)?;
         let mut bytes = vec![0; (range.end - range.start) as usize];
         self.read_at(range.start, &mut bytes)?;
         Ok(bytes)

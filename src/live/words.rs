@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::bulk;
-
-pub(crate) const WORD: usize = size_of::<usize>();
+use super::one_by_one::WORD;
 
 /// Words that somebody may be writing, in memory that may be read-only: only ever loaded, `Relaxed`.
 #[derive(Clone, Copy)]
@@ -58,7 +57,7 @@ impl<'a> WordsMut<'a> {
     /// # Safety
     ///
     /// The words are in memory that can be written.
-    pub(super) unsafe fn new(words: Words<'a>) -> Self {
+    pub(crate) unsafe fn new(words: Words<'a>) -> Self {
         Self(words)
     }
 
@@ -94,23 +93,6 @@ impl<'a> WordsMut<'a> {
 /// How many of `len` bytes from `offset` on lie before the next boundary of words.
 fn before_boundary(offset: usize, len: usize) -> usize {
     (offset.next_multiple_of(WORD) - offset).min(len)
-}
-
-pub(super) fn load_each(words: &[AtomicUsize], target: &mut [u8]) {
-    for (word, bytes) in words.iter().zip(target.chunks_exact_mut(WORD)) {
-        bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
-    }
-}
-
-/// # Safety
-///
-/// The words are in memory that can be written.
-pub(super) unsafe fn store_each(words: &[AtomicUsize], source: &[u8]) {
-    for (word, bytes) in words.iter().zip(source.chunks_exact(WORD)) {
-        let mut value = [0; WORD];
-        value.copy_from_slice(bytes);
-        word.store(usize::from_ne_bytes(value), Relaxed);
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,18 @@
-//! Files that a producer goes on writing.
+//! Live files, which a producer goes on writing.
+#![allow(unsafe_code, reason = "what the type promises is proved here, and relied on")]
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::receive;
-use crate::seals;
+use crate::file::draft::SealError;
+use crate::file::receive::{ReceiveError, accept};
+use crate::file::sealed::SealedFile;
+use crate::live::LiveMap;
+use crate::policy::SealPolicy;
+use crate::sealing::{self, SealFailure};
+use crate::seals::Seals;
 use crate::state::{FutureWriteSealed, ReadOnlySealed};
-use crate::{LiveMap, ReceiveError, SealError, SealFailure, SealPolicy, SealedFile, Seals};
+use crate::sys;
 
 /// A live file: one producer's mapping still writes, nobody else can.
 impl SealedFile<FutureWriteSealed> {
@@ -47,7 +53,12 @@ impl SealedFile<FutureWriteSealed> {
         fd: impl Into<OwnedFd>,
         policy: &SealPolicy,
     ) -> Result<Self, ReceiveError> {
-        receive::receive(fd.into(), policy)
+        let fd = fd.into();
+        match accept::<FutureWriteSealed>(fd.as_fd(), policy) {
+            // SAFETY: `accept` has seen the state's seals, and then the extent.
+            Ok(extent) => Ok(unsafe { Self::sealed(fd.into(), Some(extent)) }),
+            Err(refusal) => Err(ReceiveError::new(refusal, fd)),
+        }
     }
 
     /// Maps the whole file, to be read while it is written.
@@ -68,7 +79,7 @@ impl SealedFile<FutureWriteSealed> {
     /// # Examples
     ///
     /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let producer = sealed_mmap::Producer::create("counters", 4096)?;
     /// let map = producer.file().map_live()?;
     /// assert_eq!(map.len(), 4096);
@@ -76,7 +87,12 @@ impl SealedFile<FutureWriteSealed> {
     /// ```
     #[doc(alias = "mmap")]
     pub fn map_live(&self) -> io::Result<LiveMap> {
-        LiveMap::new(self)
+        // Old kernels count every shared mapping of a writable descriptor as one that can write,
+        // and the producer could not finish.
+        let read_only = if sys::access(self.as_fd())?.write { self.reopen().ok() } else { None };
+        let file = read_only.as_ref().unwrap_or(self).file();
+        // SAFETY: this is what the type says of the file.
+        unsafe { LiveMap::new(file, self.extent()?) }
     }
 
     /// Makes the live file immutable: adds [`Seals::WRITE`] and [`Seals::SEAL`] and confirms them.
@@ -95,9 +111,8 @@ impl SealedFile<FutureWriteSealed> {
     ///   pins pages for I/O, or many of them read the same ones without pause.
     /// * [`NotAllowed`](crate::SealFailure::NotAllowed) (`EPERM`): the descriptor is read-only, as
     ///   what [`Producer::file`](crate::Producer::file) shares, or the file carries [`Seals::SEAL`].
-    /// * [`Other`](crate::SealFailure::Other), without an errno: the file carries [`Seals::EXEC`], and
-    ///   with that this kernel's write seal is not believed
-    ///   ([`UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)). No seal is added then.
+    /// * [`UntrustedWriteSeal`](crate::SealFailure::UntrustedWriteSeal): the file carries
+    ///   [`Seals::EXEC`], beside which this kernel does not enforce a write seal. No seal is added then.
     ///
     /// # Examples
     ///
@@ -116,10 +131,16 @@ impl SealedFile<FutureWriteSealed> {
     pub fn finish(self) -> Result<SealedFile<ReadOnlySealed>, SealError<Self>> {
         let seals = Seals::WRITE | Seals::SEAL;
         let done = self.get_seals().map_err(|error| (SealFailure::Other, error));
-        // Seals that would not be believed are better not added, for they cannot be taken back.
-        let done = done.and_then(|present| seals::expect_enforced(present | seals));
-        match done.and_then(|()| seals::add_and_confirm(self.as_fd(), seals)) {
-            Ok(()) => Ok(SealedFile::confirmed(self.file, self.known)),
+        // Seals that would not be trusted are better not added, for they cannot be taken back.
+        let done = done.and_then(|present| sealing::expect_enforced(present | seals));
+        match done.and_then(|()| sealing::add_and_confirm(self.as_fd(), seals)) {
+            Ok(_) => {
+                let extent = self.known_extent();
+                // SAFETY: `F_GET_SEALS` has reported WRITE, now, and SHRINK, when the live file was made,
+                // and the kernel enforces what it reported. The extent was true of the live file, and
+                // so is still: it was seen after SHRINK.
+                Ok(unsafe { SealedFile::sealed(self.into_inner(), extent) })
+            }
             Err(failure) => Err(SealError::new(failure, self)),
         }
     }

@@ -1,84 +1,22 @@
-//! Immutable files: making one in one call, taking one from a peer, and reading it.
+//! Immutable files: receiving one, adopting one, and reading it.
+#![allow(unsafe_code, reason = "what the type promises is proved here, and relied on")]
 
 use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::receive;
-use crate::state::ReadOnlySealed;
-use crate::{CreateOptions, OutOfBounds, ReadOnlyMap, ReceiveError, SealPolicy, SealedFile};
+use crate::file::receive::{ReceiveError, ThisKernel, accept, judge_and_reserve, observe};
+use crate::file::sealed::SealedFile;
+use crate::map::{OutOfBounds, ReadOnlyMap};
+use crate::policy::{Facts, Refusal, SealPolicy};
+use crate::sealing::{self, SealFailure};
+use crate::seals::Seals;
+use crate::state::{ReadOnlySealed, State};
+use crate::sys::{self, Extent};
 
 /// An immutable file.
 impl SealedFile<ReadOnlySealed> {
-    /// Creates an immutable file that holds `bytes`, with the default [`CreateOptions`].
-    ///
-    /// # Errors
-    ///
-    /// As [`CreateOptions::from_bytes`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn from_bytes(name: &str, bytes: impl AsRef<[u8]>) -> io::Result<Self> {
-        CreateOptions::new().from_bytes(name, bytes)
-    }
-
-    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
-    /// begins at a multiple of 4096, with the default [`CreateOptions`].
-    ///
-    /// # Errors
-    ///
-    /// As [`CreateOptions::build`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let file = sealed_mmap::SealedFile::build("greeting", 5, |bytes| {
-    ///     bytes.copy_from_slice(b"hello");
-    ///     Ok(())
-    /// })?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn build(
-        name: &str,
-        len: u64,
-        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
-    ) -> io::Result<Self> {
-        CreateOptions::new().build(name, len, fill)
-    }
-
-    /// Creates an immutable copy of a file, or of what a pipe or a socket gives until its end, with
-    /// the default [`CreateOptions`].
-    ///
-    /// # Errors
-    ///
-    /// As [`CreateOptions::copy_of`], whose documentation says what a copy of a changing file is.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::SealedFile;
-    /// use std::io::{ErrorKind, Write};
-    /// use std::os::unix::net::UnixStream;
-    ///
-    /// let (reader, mut writer) = UnixStream::pair()?;
-    /// writer.write_all(b"hello")?;
-    /// drop(writer);
-    /// let file = SealedFile::copy_of("from a socket", &reader, 1024)?;
-    /// assert_eq!(&file.map_read_only()?[..], b"hello");
-    ///
-    /// let error = SealedFile::copy_of("shorter", &file, 4).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::FileTooLarge);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn copy_of(name: &str, source: impl AsFd, limit: u64) -> io::Result<Self> {
-        CreateOptions::new().copy_of(name, source, limit)
-    }
-
     /// Takes an immutable file from a peer that need not be trusted, if it carries
     /// [`Seals::WRITE`](crate::Seals::WRITE) and [`Seals::SHRINK`](crate::Seals::SHRINK), the kernel
     /// enforces them, and the policy allows it. Adds no seal and changes no byte.
@@ -108,7 +46,13 @@ impl SealedFile<ReadOnlySealed> {
         fd: impl Into<OwnedFd>,
         policy: &SealPolicy,
     ) -> Result<Self, ReceiveError> {
-        receive::receive(fd.into(), policy)
+        let fd = fd.into();
+        match accept::<ReadOnlySealed>(fd.as_fd(), policy) {
+            // SAFETY: `accept` has seen the state's seals in a combination that the kernel enforces, and
+            // then the extent.
+            Ok(extent) => Ok(unsafe { Self::sealed(fd.into(), Some(extent)) }),
+            Err(refusal) => Err(ReceiveError::new(refusal, fd)),
+        }
     }
 
     /// Takes a file and makes it immutable first where it is not: adds the seals that the state or
@@ -139,45 +83,12 @@ impl SealedFile<ReadOnlySealed> {
         fd: impl Into<OwnedFd>,
         policy: &SealPolicy,
     ) -> Result<Self, ReceiveError> {
-        receive::adopt(fd.into(), policy)
-    }
-
-    /// Takes an immutable file, or a copy of a regular file that is not sealed in a way that can be
-    /// relied on. Either way the result is immutable; which of the two it is makes no difference
-    /// to the caller but in time and memory.
-    ///
-    /// A copy is made where the refusal would be [`NotSealable`], [`MissingSeals`] or
-    /// [`UntrustedWriteSeal`], and only of regular files, for a pipe need never end. The policy's
-    /// length and owner are judged for a copy too, its seals are not. What
-    /// [`copy_of`](Self::copy_of) says about files that change meanwhile holds.
-    ///
-    /// # Errors
-    ///
-    /// A [`Refusal`](crate::Refusal), with the descriptor; [`Io`] with `EFBIG` if the file has more
-    /// than `copy_limit` bytes. Reading a file on a slow or hostile file system (network, FUSE, some of
-    /// procfs) may block.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::{SealPolicy, SealedFile};
-    ///
-    /// let plain = std::fs::File::open("Cargo.toml")?;
-    /// let file = SealedFile::receive_or_copy(plain, &SealPolicy::new(), 1 << 20)?;
-    /// assert_eq!(&file.map_read_only()?[..], std::fs::read("Cargo.toml")?);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    ///
-    /// [`NotSealable`]: crate::Refusal::NotSealable
-    /// [`MissingSeals`]: crate::Refusal::MissingSeals
-    /// [`UntrustedWriteSeal`]: crate::Refusal::UntrustedWriteSeal
-    /// [`Io`]: crate::Refusal::Io
-    pub fn receive_or_copy(
-        fd: impl Into<OwnedFd>,
-        policy: &SealPolicy,
-        copy_limit: u64,
-    ) -> Result<Self, ReceiveError> {
-        receive::receive_or_copy(fd.into(), policy, copy_limit)
+        let fd = fd.into();
+        match add_missing(fd.as_fd(), policy) {
+            // SAFETY: as in `receive_read_only`, for it ends in `accept`.
+            Ok(extent) => Ok(unsafe { Self::sealed(fd.into(), Some(extent)) }),
+            Err(refusal) => Err(ReceiveError::new(refusal, fd)),
+        }
     }
 
     /// Maps the whole file.
@@ -200,8 +111,7 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "mmap")]
     pub fn map_read_only(&self) -> io::Result<ReadOnlyMap> {
-        let extent = self.extent()?;
-        ReadOnlyMap::new(self, extent, 0, extent.len)
+        self.map_range(..)
     }
 
     /// Maps a range of bytes, which may begin and end anywhere.
@@ -222,8 +132,9 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     pub fn map_range(&self, range: impl RangeBounds<u64>) -> io::Result<ReadOnlyMap> {
         let extent = self.extent()?;
-        let range = OutOfBounds::check(range, extent.len)?;
-        ReadOnlyMap::new(self, extent, range.start, range.end - range.start)
+        let range = OutOfBounds::resolve(range, extent.len)?;
+        // SAFETY: this is what the type says of the file, and the range lies within its extent.
+        unsafe { ReadOnlyMap::new(self.file(), extent, range) }
     }
 
     /// Takes memory for every hole, now and for good, so that no access to a map of this file ends
@@ -256,7 +167,39 @@ impl SealedFile<ReadOnlySealed> {
     /// ```
     #[doc(alias = "fallocate")]
     pub fn reserve(&self) -> io::Result<()> {
-        receive::reserve(self.as_fd(), self.len()?)
+        sys::reserve(self.as_fd(), self.len()?)
+    }
+}
+
+/// Adds the seals that adopting the file needs, unless it would be refused all the same, and accepts
+/// it.
+fn add_missing(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Result<Extent, Refusal> {
+    const STATE: Seals = ReadOnlySealed::REQUIRED;
+
+    let facts = observe(fd)?;
+    let present = facts.seals;
+    let missing = policy.required(STATE).difference(present);
+    if missing.is_empty() {
+        return judge_and_reserve::<ReadOnlySealed>(fd, &facts, policy);
+    }
+    // Without SEAL a third party could add EXEC to the file later, and make it look untrustworthy.
+    let wanted = missing | Seals::SEAL.difference(policy.forbidden(STATE));
+    let sealed = Facts { seals: present | wanted | implied(&facts, wanted), ..facts };
+    policy.judge(&sealed, STATE, &ThisKernel)?;
+    sealing::add_patiently(fd, wanted).map_err(|(reason, error)| match reason {
+        SealFailure::NotAllowed => Refusal::MissingSeals { missing, present },
+        reason => Refusal::CannotSeal { reason, error },
+    })?;
+    // What was observed before the seals is of no use after them: a writer may have cut the file off.
+    accept::<ReadOnlySealed>(fd, policy)
+}
+
+/// What the kernel adds by itself to `EXEC` on an executable file.
+fn implied(facts: &Facts, wanted: Seals) -> Seals {
+    if wanted.contains(Seals::EXEC) && facts.is_executable {
+        Seals::SHRINK | Seals::GROW | Seals::WRITE | Seals::FUTURE_WRITE
+    } else {
+        Seals::empty()
     }
 }
 

@@ -5,7 +5,8 @@ use std::iter::once;
 use std::ops::RangeInclusive;
 
 use super::*;
-use crate::state::FutureWriteSealed;
+use crate::sealing::write_seal_is_enforced;
+use crate::state::{FutureWriteSealed, ReadOnlySealed, State};
 
 const LIVE: Seals = FutureWriteSealed::REQUIRED;
 const IMMUTABLE: Seals = ReadOnlySealed::REQUIRED;
@@ -19,6 +20,8 @@ const EVERY_BIT: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 31];
 
 const LEN: u64 = 5;
 const OWNER: u32 = 1000;
+/// Stands for whom the user namespace does not map.
+const OVERFLOW: u32 = 65534;
 
 fn every_set() -> impl Iterator<Item = Seals> {
     (0..64).map(Seals::from_bits_retain)
@@ -120,13 +123,28 @@ impl Asked {
 }
 
 fn plain(seals: Seals) -> Facts {
-    Facts { seals, extent: Extent { len: LEN, huge_page: None }, owner: OWNER }
+    Facts {
+        seals,
+        extent: Extent { len: LEN, huge_page: None },
+        owner: OWNER,
+        is_executable: false,
+    }
 }
 
 fn verdict(facts: &Facts, state: Seals, policy: &SealPolicy, kernel_checks: bool) -> Verdict {
-    let enforced = |present: Seals| !present.contains(UNCHECKED) || kernel_checks;
+    struct This {
+        checks: bool,
+    }
+    impl Kernel for This {
+        fn enforces_write_seal(&self, present: Seals) -> bool {
+            !present.contains(UNCHECKED) || self.checks
+        }
+        fn is_one_user(&self, uid: u32) -> bool {
+            uid != OVERFLOW
+        }
+    }
     let present_is_all = |present: Seals| assert_eq!(present, facts.seals);
-    match judge(facts, state, policy, enforced) {
+    match policy.judge(facts, state, &This { checks: kernel_checks }) {
         Ok(()) => Verdict::Taken,
         Err(Refusal::MissingSeals { missing, present }) => {
             present_is_all(present);
@@ -317,21 +335,46 @@ fn a_live_file_is_taken_whatever_its_write_seal_is_worth() {
     assert_eq!(refused, Verdict::UntrustedWriteSeal);
 }
 
+struct Asking {
+    seals: Seals,
+    questions: Cell<u32>,
+}
+
+impl Kernel for Asking {
+    fn enforces_write_seal(&self, present: Seals) -> bool {
+        assert_eq!(present, self.seals);
+        self.questions.set(self.questions.get() + 1);
+        true
+    }
+
+    fn is_one_user(&self, _: u32) -> bool {
+        panic!("no owner is asked for")
+    }
+}
+
+#[test]
+fn a_uid_that_stands_for_many_users_is_no_owner() {
+    let facts = Facts { owner: OVERFLOW, ..plain(IMMUTABLE) };
+    let policy = SealPolicy::new().owner(OVERFLOW);
+    let refused = Verdict::Owner(OVERFLOW, OVERFLOW);
+    assert_eq!(verdict(&facts, IMMUTABLE, &policy, false), refused);
+    // Control: where no owner is asked for, and where the uid is a user's.
+    assert_eq!(verdict(&facts, IMMUTABLE, &SealPolicy::new(), false), Verdict::Taken);
+    let one_user = Facts { owner: OWNER, ..facts };
+    assert_eq!(verdict(&one_user, IMMUTABLE, &policy.owner(OWNER), false), Verdict::Taken);
+}
+
 #[test]
 fn the_write_seal_is_questioned_only_where_the_state_rests_on_it_and_nothing_else_is_amiss() {
     for policy in [SealPolicy::new(), SealPolicy::new().forbid(Seals::SEAL)] {
         for seals in every_set() {
             for state in [LIVE, IMMUTABLE] {
-                let questions = Cell::new(0);
-                let _ = judge(&plain(seals), state, &policy, |present| {
-                    assert_eq!(present, seals);
-                    questions.set(questions.get() + 1);
-                    true
-                });
+                let kernel = Asking { seals, questions: Cell::new(0) };
+                let _ = policy.judge(&plain(seals), state, &kernel);
                 let seals_suffice =
                     seals.contains(state) && !seals.intersects(policy.forbidden(state));
                 let expected = seals_suffice && state.contains(Seals::WRITE);
-                assert_eq!(questions.get(), u32::from(expected), "{seals} {state}");
+                assert_eq!(kernel.questions.get(), u32::from(expected), "{seals} {state}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The writer's side.
+//! The only writer of a live file.
 #![allow(unsafe_code, reason = "only its maker knows that a mapping can be written")]
 
 use std::fmt;
@@ -6,10 +6,114 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
-use super::{Mapping, Words, WordsMut};
-use crate::seals;
+use rustix::io::Errno;
+
+use crate::create::CreateOptions;
+use crate::file::draft::SealError;
+use crate::file::sealed::SealedFile;
+use crate::live::{Mapping, Words, WordsMut};
+use crate::map::OutOfBounds;
+use crate::sealing::{self, SealFailure};
+use crate::seals::Seals;
 use crate::state::{FutureWriteSealed, ReadOnlySealed, Unsealed};
-use crate::{CreateOptions, OutOfBounds, SealError, SealFailure, SealedFile, Seals, sys};
+use crate::sys;
+
+impl CreateOptions {
+    /// Creates a live file of `len` zeros, and its only writer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::create`] and [`create`](Self::create), and:
+    ///
+    /// * `InvalidInput`: the options make the file executable, which a live file never is; or, for
+    ///   hugetlb pages, the length is not a multiple of the page size.
+    /// * `EPERM`: the options do not allow sealing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// use sealed_mmap::{CreateOptions, HugePages};
+    ///
+    /// let options = CreateOptions::new().huge_pages(HugePages::Transparent);
+    /// let mut producer = options.create_producer("frames", 1 << 20)?;
+    /// producer.write_at(0, b"the first of them")?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create_producer(&self, name: &str, len: u64) -> io::Result<Producer> {
+        self.build_producer(name, len, |_| Ok(()))
+    }
+
+    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody can see it,
+    /// and its only writer from then on. The slice is zeroed and page-aligned.
+    ///
+    /// # Errors
+    ///
+    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns. It has run already
+    /// where the kernel has no live files.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// let producer = sealed_mmap::CreateOptions::new().build_producer("blank", 80, |bytes| {
+    ///     bytes.fill(b' ');
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(producer.file().map_live()?.to_vec(..2)?, b"  ");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn build_producer(
+        &self,
+        name: &str,
+        len: u64,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Producer> {
+        let mut file = self.create_without_exec_seal(name)?;
+        // A map of its own, so that no slice is left when the file is sealed and shared.
+        fill(&mut file.map_mut_with_len(len)?)?;
+        Producer::new(file)
+    }
+
+    /// A file that nobody can execute or open for writing, by its mode and not by a seal: `EXEC`
+    /// beside `FUTURE_WRITE` would cast doubt on `WRITE` ([`sealing::write_seal_is_enforced`]).
+    fn create_without_exec_seal(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
+        if self.is_executable() {
+            let message = "a live file cannot be executable";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let always_exec_sealed = || {
+            let message = "a live file must not carry F_SEAL_EXEC, which the sysctl \
+                           vm.memfd_noexec=2 puts on every file";
+            io::Error::new(io::ErrorKind::Unsupported, message)
+        };
+        let file = match self.executable(true).create(name) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
+                return Err(always_exec_sealed());
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(io::Error::new(error.kind(), DeniedExec(error)));
+            }
+            done => done?,
+        };
+        if file.get_seals()?.contains(Seals::EXEC) {
+            return Err(always_exec_sealed());
+        }
+        sys::set_mode(file.file().as_fd(), 0o444)?;
+        Ok(file)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a live file must not carry F_SEAL_EXEC, so it has to be created with MFD_EXEC; a sandbox that \
+     allows only MFD_NOEXEC_SEAL denies that"
+)]
+struct DeniedExec(#[source] io::Error);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)")]
+struct NoFutureWrite(#[source] io::Error);
 
 /// The only writer of a live file, which any number of readers watch.
 ///
@@ -52,7 +156,7 @@ use crate::{CreateOptions, OutOfBounds, SealError, SealFailure, SealedFile, Seal
 ///
 /// ```
 /// use sealed_mmap::Producer;
-/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 ///
 /// let mut producer = Producer::create("temperature", 8)?;
 /// let reader = producer.file().map_live()?; // in another process, as a rule
@@ -94,7 +198,7 @@ impl Producer {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let producer = Producer::create("counters", 4096)?;
     /// assert_eq!(producer.len(), 4096);
     /// # Ok::<(), std::io::Error>(())
@@ -114,7 +218,7 @@ impl Producer {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let producer = Producer::build("blank page", 4096, |bytes| {
     ///     bytes.fill(b' ');
     ///     Ok(())
@@ -130,23 +234,42 @@ impl Producer {
         CreateOptions::new().build_producer(name, len, fill)
     }
 
+    /// Whether live files can be had here and now: tries it.
+    ///
+    /// They cannot before Linux 5.1, on FreeBSD, under `vm.memfd_noexec=2`, without `/proc`, or in a
+    /// sandbox that forbids what [`create`](Self::create) needs; its error says which.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// if !sealed_mmap::Producer::is_supported() {
+    ///     eprintln!("no live files here: sending a new immutable file for every change");
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_supported() -> bool {
+        Self::create("sealed-mmap-producer-test", 0).is_ok()
+    }
+
     /// Maps a draft, whose memory is reserved and of which no map is left, and seals it against
     /// everybody else. Its mode lets nobody write.
-    pub(crate) fn new(draft: SealedFile<Unsealed>) -> io::Result<Self> {
-        let file = draft.into_file();
+    fn new(draft: SealedFile<Unsealed>) -> io::Result<Self> {
+        let file = draft.into_inner();
         let extent = sys::extent(file.as_fd(), &sys::stat(file.as_fd())?)?;
         // Has to be there before the seal that allows no more of it.
-        let map = Mapping::new(&file, extent, |options, file| options.map_raw(file))?;
-        map.keep_from_children()?;
+        // SAFETY: nobody else has the file, so it stays as long as it is until it carries SHRINK; where
+        // it does not come to that, the mapping is dropped here.
+        let map = unsafe { Mapping::writable(&file, extent) }?;
         let seals = Seals::FUTURE_WRITE | Seals::SHRINK | Seals::GROW;
-        seals::add_and_confirm(&file, seals).map_err(|(reason, error)| match reason {
-            SealFailure::Unsupported => io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)",
-            ),
+        sealing::add_and_confirm(file.as_fd(), seals).map_err(|(reason, error)| match reason {
+            SealFailure::Unsupported => {
+                io::Error::new(io::ErrorKind::Unsupported, NoFutureWrite(error))
+            }
             _ => error,
         })?;
-        let writable = SealedFile::<FutureWriteSealed>::confirmed(file, Some(extent));
+        // SAFETY: `F_GET_SEALS` has reported FUTURE_WRITE and SHRINK, and the extent is what it was when
+        // nobody else had the file.
+        let writable = unsafe { SealedFile::<FutureWriteSealed>::sealed(file, Some(extent)) };
         let file = writable.reopen()?;
         Ok(Self { map, writable, file })
     }
@@ -159,7 +282,7 @@ impl Producer {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::{SealPolicy, SealedFile};
     ///
     /// let producer = Producer::create("counters", 4096)?;
@@ -174,7 +297,7 @@ impl Producer {
 
     /// The length in bytes. It stays.
     pub fn len(&self) -> usize {
-        self.map.len
+        self.map.len()
     }
 
     /// Whether there are no bytes.
@@ -193,7 +316,7 @@ impl Producer {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let mut producer = Producer::create("log", 4096)?;
     /// let records = producer.file().map_live()?;
     /// producer.write_at(8, b"a record")?;
@@ -203,7 +326,7 @@ impl Producer {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
-        let start = self.map.locate(offset, bytes.len() as u64)?;
+        let start = self.map.locate(offset, bytes.len())?;
         fence(Ordering::Release);
         self.words_mut().write(start, bytes);
         Ok(())
@@ -219,7 +342,7 @@ impl Producer {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let mut producer = Producer::create("log", 4096)?;
     /// producer.write_at(3, b"a record")?;
     /// let mut word = [0; 6];
@@ -228,7 +351,7 @@ impl Producer {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
-        let start = self.map.locate(offset, target.len() as u64)?;
+        let start = self.map.locate(offset, target.len())?;
         self.words().read(start, target);
         Ok(())
     }
@@ -251,9 +374,8 @@ impl Producer {
     ///   maps the file through a writable descriptor.
     /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): somebody has added [`Seals::SEAL`], see
     ///   [Not guaranteed](#not-guaranteed). It stays so.
-    /// * [`Other`](SealFailure::Other), without an errno: somebody has added [`Seals::EXEC`], and with
-    ///   that this kernel's write seal is not believed
-    ///   ([`UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)). It stays so.
+    /// * [`UntrustedWriteSeal`](SealFailure::UntrustedWriteSeal): somebody has added [`Seals::EXEC`],
+    ///   beside which this kernel does not enforce a write seal. It stays so.
     ///
     /// # Examples
     ///
@@ -263,7 +385,7 @@ impl Producer {
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// use sealed_mmap::{SealFailure, SealPolicy, SealedFile};
     ///
     /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
@@ -313,8 +435,7 @@ impl Producer {
     }
 
     pub(crate) fn words_mut(&mut self) -> WordsMut<'_> {
-        // SAFETY: `WordsMut::new` wants memory that can be written. `new` makes this mapping with
-        // `MmapOptions::map_raw`, "a writeable memory map".
+        // SAFETY: `new` has made this mapping with `Mapping::writable`.
         unsafe { WordsMut::new(self.words()) }
     }
 }

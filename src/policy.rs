@@ -1,0 +1,461 @@
+//! What is asked of a file from elsewhere: facts, judgement, refusals. Pure: no system call is made
+//! here, and no file seen.
+
+use std::fmt;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use thiserror::Error;
+
+use crate::sealing::SealFailure;
+use crate::seals::Seals;
+use crate::sys::Extent;
+
+/// What is asked of a file from elsewhere, beyond what its state needs.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{SealPolicy, Seals};
+///
+/// let policy = SealPolicy::new()
+///     .len(1..=64 << 20)
+///     .require(Seals::GROW | Seals::SEAL)
+///     .owner(1000);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SealPolicy {
+    required: Seals,
+    forbidden: Seals,
+    only: Option<Seals>,
+    len: (Bound<u64>, Bound<u64>),
+    owner: Option<u32>,
+    reserve: bool,
+    allow_hugetlb: bool,
+}
+
+impl SealPolicy {
+    /// Only what the state needs; no hugetlb pages.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealPolicy, SealedFile};
+    ///
+    /// let sent = SealedFile::from_bytes("greeting", b"hello")?;
+    /// let received = SealedFile::receive_read_only(sent, &SealPolicy::new())?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub const fn new() -> Self {
+        Self {
+            required: Seals::empty(),
+            forbidden: Seals::empty(),
+            only: None,
+            len: (Bound::Unbounded, Bound::Unbounded),
+            owner: None,
+            reserve: false,
+            allow_hugetlb: false,
+        }
+    }
+
+    /// For a hostile peer: at most `max_len` bytes, which cannot grow, with memory reserved for
+    /// all of them.
+    ///
+    /// Reserving needs a descriptor that can write, as files are sent by default, or a file that may
+    /// be opened for writing. What a [`Producer`](crate::Producer) shares is neither, except for root:
+    /// add `.reserve(false)` for that, and see [`reserve`](Self::reserve) for what it leaves open.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{Refusal, SealPolicy, SealedFile};
+    ///
+    /// let sent = SealedFile::from_bytes("greeting", b"hello")?;
+    /// let policy = SealPolicy::untrusted(4);
+    /// let error = SealedFile::receive_read_only(sent, &policy).unwrap_err();
+    /// assert!(matches!(error.reason(), Refusal::Length { len: 5, .. }));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub const fn untrusted(max_len: u64) -> Self {
+        let mut policy = Self::new().require(Seals::GROW).reserve(true);
+        policy.len = (Bound::Unbounded, Bound::Included(max_len));
+        policy
+    }
+
+    /// Requires these seals as well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealPolicy, Seals};
+    ///
+    /// let cannot_grow = SealPolicy::new().require(Seals::GROW);
+    /// ```
+    pub const fn require(mut self, seals: Seals) -> Self {
+        self.required = self.required.union(seals);
+        self
+    }
+
+    /// Refuses files that carry any of these seals.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealPolicy, Seals};
+    ///
+    /// let executable_or_old_kernel = SealPolicy::new().forbid(Seals::EXEC);
+    /// ```
+    pub const fn forbid(mut self, seals: Seals) -> Self {
+        self.forbidden = self.forbidden.union(seals);
+        self
+    }
+
+    /// Requires these seals beside the state's own, and refuses every other, unknown ones
+    /// included. A later call replaces an earlier one. Kernels add seals on their own, so this
+    /// breaks on some: prefer [`require`](Self::require).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealPolicy, Seals};
+    ///
+    /// let exactly = SealPolicy::new().exactly(Seals::GROW | Seals::SEAL | Seals::EXEC);
+    /// ```
+    pub const fn exactly(mut self, seals: Seals) -> Self {
+        self.only = Some(seals);
+        self
+    }
+
+    /// Bounds the length, in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealPolicy;
+    ///
+    /// let header_and_at_most_a_mebibyte = SealPolicy::new().len(64..=1 << 20);
+    /// ```
+    pub fn len(mut self, bytes: impl RangeBounds<u64>) -> Self {
+        self.len = (bytes.start_bound().cloned(), bytes.end_bound().cloned());
+        self
+    }
+
+    /// Requires that the file belongs to this user id: whoever created it, unless it was given away
+    /// with `fchown(2)`. That need not be who sent it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealPolicy;
+    ///
+    /// let from_root = SealPolicy::new().owner(0);
+    /// ```
+    pub const fn owner(mut self, uid: u32) -> Self {
+        self.owner = Some(uid);
+        self
+    }
+
+    /// Whether to [reserve](crate::SealedFile::reserve) memory for the whole file. Without that, reading a
+    /// hole that there is no memory for ends the process (`SIGBUS`). Bound the length as well: it is
+    /// the receiver's memory that is taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealPolicy;
+    ///
+    /// let never_sigbus = SealPolicy::new().len(..=1 << 20).reserve(true);
+    /// ```
+    pub const fn reserve(mut self, reserve: bool) -> Self {
+        self.reserve = reserve;
+        self
+    }
+
+    /// Whether to take files made of hugetlb pages. Their holes come from a pool that may be empty,
+    /// so reserve them too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::SealPolicy;
+    ///
+    /// let policy = SealPolicy::untrusted(1 << 30).allow_hugetlb(true);
+    /// ```
+    pub const fn allow_hugetlb(mut self, allow: bool) -> Self {
+        self.allow_hugetlb = allow;
+        self
+    }
+
+    /// The seals that a file needs to be accepted in a state.
+    pub(crate) fn required(&self, state: Seals) -> Seals {
+        state | self.required | self.only.unwrap_or_default()
+    }
+
+    pub(crate) fn forbidden(&self, state: Seals) -> Seals {
+        // Not `!`, which forgets the bits that have no name.
+        let others = |only: Seals| Seals::from_bits_retain(!(only | state).bits());
+        self.forbidden | self.only.map_or(Seals::empty(), others)
+    }
+
+    pub(crate) fn reserves(&self) -> bool {
+        self.reserve
+    }
+
+    /// Whether a file with these facts may be accepted. `state` is what its state requires.
+    pub(crate) fn judge(
+        &self,
+        facts: &Facts,
+        state: Seals,
+        kernel: &impl Kernel,
+    ) -> Result<(), Refusal> {
+        let present = facts.seals;
+        let missing = self.required(state).difference(present);
+        if !missing.is_empty() {
+            return Err(Refusal::MissingSeals { missing, present });
+        }
+        let forbidden = self.forbidden(state).intersection(present);
+        if !forbidden.is_empty() {
+            return Err(Refusal::ForbiddenSeals { forbidden, present });
+        }
+        if state.contains(Seals::WRITE) && !kernel.enforces_write_seal(present) {
+            return Err(Refusal::UntrustedWriteSeal);
+        }
+        if let Some(huge_page) = facts.extent.huge_page {
+            // What lies in a last page that is not whole counts as beyond the end of the file when it
+            // is touched (SIGBUS). `ftruncate` makes no such length, but `fallocate` does.
+            if !self.allow_hugetlb || facts.extent.len % huge_page != 0 {
+                return Err(Refusal::HugeTlb);
+            }
+        }
+        self.judge_length(facts.extent.len)?;
+        self.judge_owner(facts.owner, kernel)
+    }
+
+    pub(crate) fn judge_length(&self, len: u64) -> Result<(), Refusal> {
+        if self.len.contains(&len) {
+            Ok(())
+        } else {
+            Err(Refusal::Length { len, bounds: self.len })
+        }
+    }
+
+    pub(crate) fn judge_owner(&self, found: u32, kernel: &impl Kernel) -> Result<(), Refusal> {
+        match self.owner {
+            Some(expected) if expected != found || !kernel.is_one_user(found) => {
+                Err(Refusal::Owner { expected, found })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for SealPolicy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What is known about a file whose access mode and seals could be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) seals: Seals,
+    pub(crate) extent: Extent,
+    pub(crate) owner: u32,
+    /// For anybody.
+    pub(crate) is_executable: bool,
+}
+
+/// What is asked of the kernel only where the judgement depends on it.
+pub(crate) trait Kernel {
+    /// Whether `WRITE`, if it is among `present`, means that nobody can write.
+    fn enforces_write_seal(&self, present: Seals) -> bool;
+    /// Whether this user id, of a file, stands for one user.
+    fn is_one_user(&self, uid: u32) -> bool;
+}
+
+/// Why a descriptor was not taken. The first of these that applies is reported.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{Refusal, SealedFile};
+/// use std::fs::File;
+///
+/// let error = SealedFile::try_from(File::open("Cargo.toml")?).unwrap_err();
+/// let (refusal, descriptor) = error.into_parts();
+/// match refusal {
+///     Refusal::NotSealable(_) | Refusal::MissingSeals { .. } => {
+///         println!("{refusal}");
+///         let copy = SealedFile::copy_of("copy", &descriptor, 1 << 20)?;
+/// #       assert!(copy.len()? > 0);
+///     }
+///     other => return Err(other.into()),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Opened with `O_WRONLY` or `O_PATH`: it can never be mapped.
+    #[error("the descriptor is not open for reading; the sender must open it O_RDONLY or O_RDWR")]
+    NotReadable,
+    /// The file cannot carry seals (`F_GET_SEALS` is `EINVAL`): an ordinary file, a pipe, a socket, a
+    /// directory.
+    #[error(
+        "the file cannot carry seals; the sender must use memfd_create, or the receiver copy it"
+    )]
+    NotSealable(#[source] io::Error),
+    /// Seals that the state or the policy requires are not there.
+    #[error(
+        "the file lacks the seals {missing} (present: {present}); {}",
+        how_to_go_on(*missing, *present)
+    )]
+    MissingSeals {
+        /// Required and absent.
+        missing: Seals,
+        /// All that the file carries.
+        present: Seals,
+    },
+    /// Seals that the policy forbids are there.
+    #[error(
+        "the file carries the seals {forbidden} (present: {present}), which the policy forbids; \
+         seals cannot be removed, so the sender must make another file"
+    )]
+    ForbiddenSeals {
+        /// Forbidden and present.
+        forbidden: Seals,
+        /// All that the file carries.
+        present: Seals,
+    },
+    /// `WRITE` stands beside `EXEC` and `FUTURE_WRITE`, on a kernel that adds those three together
+    /// without looking for writers: a writable mapping may still exist.
+    #[error(
+        "this kernel may report the write seal while somebody still writes; the sender must create \
+         the file with MFD_NOEXEC_SEAL, or the receiver copy it"
+    )]
+    UntrustedWriteSeal,
+    /// The file is made of hugetlb pages, which the policy does not allow, or the last of them is
+    /// not whole, so that touching it could be `SIGBUS`.
+    #[error(
+        "the file is made of hugetlb pages; SealPolicy::allow_hugetlb accepts such files, if their \
+         length is a multiple of the page size"
+    )]
+    HugeTlb,
+    /// The length is outside the policy's range.
+    #[error("the file has {len} bytes, and SealPolicy::len accepts {}", Range(*bounds))]
+    Length {
+        /// Bytes.
+        len: u64,
+        /// What the policy accepts.
+        bounds: (Bound<u64>, Bound<u64>),
+    },
+    /// The file belongs to another user than the policy names; or to the overflow uid, which stands for
+    /// every user that this user namespace does not map.
+    #[error("{}", whose_file(*expected, *found))]
+    Owner {
+        /// The user id that the policy names.
+        expected: u32,
+        /// The user id of the file.
+        found: u32,
+    },
+    /// The missing seals could not be added, when adopting (`EBUSY`; `EINVAL` for one that the kernel
+    /// does not know).
+    #[error("cannot seal the file: {reason}")]
+    CannotSeal {
+        /// What stood in the way.
+        reason: SealFailure,
+        /// The kernel's error, or the crate's.
+        #[source]
+        error: io::Error,
+    },
+    /// No memory could be had for the file's holes (`ENOSPC`, `ENOMEM`), or the descriptor is
+    /// read-only and the file cannot be opened for writing through `/proc/self/fd` (`EACCES`,
+    /// `Unsupported`, `WouldBlock`).
+    #[error(
+        "cannot reserve memory for the whole file; that needs free memory, and a descriptor open for \
+         writing or permission to open one"
+    )]
+    CannotReserve(#[source] io::Error),
+    /// Looking at the file failed, or copying it: more than the limit (`EFBIG`), changed meanwhile
+    /// (`ResourceBusy`), no memory (`ENOSPC`, `ENOMEM`), no descriptor left (`EMFILE`).
+    #[error("cannot look at the file, or cannot copy it")]
+    Io(#[source] io::Error),
+}
+
+/// Bounds of a length in words.
+struct Range((Bound<u64>, Bound<u64>));
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = match self.0.0 {
+            Bound::Included(first) => u128::from(first),
+            Bound::Excluded(before) => u128::from(before) + 1,
+            Bound::Unbounded => 0,
+        };
+        let last = match self.0.1 {
+            Bound::Included(last) => Some(last),
+            Bound::Excluded(0) => return f.write_str("none at all"),
+            Bound::Excluded(end) => Some(end - 1),
+            Bound::Unbounded => None,
+        };
+        match (first, last) {
+            (0, None) => f.write_str("any length"),
+            (first, None) => write!(f, "at least {first}"),
+            (0, Some(last)) => write!(f, "at most {last}"),
+            (first, Some(last)) if first <= last.into() => write!(f, "{first} to {last}"),
+            _ => f.write_str("none at all"),
+        }
+    }
+}
+
+/// What to do about seals that are missing.
+fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
+    const LIVE: Seals = Seals::FUTURE_WRITE.union(Seals::SHRINK);
+    const IMMUTABLE: Seals = Seals::WRITE.union(Seals::SHRINK);
+
+    if missing.contains(Seals::WRITE) && present.contains(LIVE) {
+        "the file is live, its producer may still write: receive it with receive_future_write, or \
+         have the sender finish it first (Producer::finish)"
+    } else if missing == Seals::FUTURE_WRITE && present.contains(IMMUTABLE) {
+        "the file is immutable: receive it with receive_read_only"
+    } else if present.contains(Seals::SEAL) {
+        "its seals are final, so the sender must make another file (memfd_create with \
+         MFD_ALLOW_SEALING) and add them before F_SEAL_SEAL"
+    } else {
+        "the sender must add them with F_ADD_SEALS, through a descriptor open for writing"
+    }
+}
+
+/// Of two equal user ids one does not stand for one user.
+fn whose_file(expected: u32, found: u32) -> String {
+    if expected == found {
+        format!(
+            "the file belongs to uid {found}, which stands for every user that this user namespace \
+             does not map; SealPolicy::owner cannot tell them apart"
+        )
+    } else {
+        format!("the file belongs to uid {found}; SealPolicy::owner accepts only uid {expected}")
+    }
+}
+
+impl Refusal {
+    /// The errno's, where there is one.
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::NotSealable(error)
+            | Self::CannotSeal { error, .. }
+            | Self::CannotReserve(error)
+            | Self::Io(error) => error.kind(),
+            Self::NotReadable | Self::Owner { .. } => io::ErrorKind::PermissionDenied,
+            Self::MissingSeals { .. }
+            | Self::ForbiddenSeals { .. }
+            | Self::UntrustedWriteSeal
+            | Self::HugeTlb
+            | Self::Length { .. } => io::ErrorKind::InvalidData,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
