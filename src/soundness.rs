@@ -47,7 +47,7 @@
 //! closes them to further seals.
 //!
 //! **Kernels before 4.20 let `userfaultfd(2)` fill holes of a sealed file** (CVE-2018-18397). The
-//! claim is made for Linux 5.4 and later.
+//! claim is made for Linux 5.4 and later, for live files from 5.4.4 on.
 //!
 //! **Holes.** Reading a page that was never written allocates memory for it. If there is none, the
 //! access raises `SIGBUS` (under `vm.overcommit_memory=2`, or with an empty hugetlb pool) or invokes
