@@ -1,9 +1,12 @@
-//! The newest value: one publishes, any number of processes read, and the publisher waits for nobody.
+//! The newest value: one process publishes, any number of processes read, and the publisher waits for nobody.
 //!
-//! A [`Publisher`] makes a live file that holds the last few values. A [`Subscriber`] over that file
-//! copies the newest one out: always a whole value, never an older one than before. It may sleep
-//! until there is a newer one. The publisher does not know its subscribers. None of them can block
-//! or disturb it, or change a byte.
+//! A [`Publisher`] makes a live file that holds the last few values. A [`Subscriber`] on that file
+//! copies the newest one out: always a whole value, and never one older than it returned before. A
+//! subscriber can sleep until there is a newer value. The publisher does not know its subscribers. No
+//! subscriber can block or disturb the publisher, or change a byte.
+//!
+//! Each value has a slot with a sequence number, checked after the copy: a *seqlock* with several
+//! slots. A reader retries only if the publisher has come around to the slot that it is copying.
 //!
 //! ```
 //! # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
@@ -15,7 +18,7 @@
 //! let mut publisher = Publisher::create("weather", 4096)?; // values of up to 4096 bytes
 //! let descriptor = publisher.file().try_clone()?; // to be sent to another process …
 //!
-//! // … which need not trust where it came from.
+//! // … which need not trust the sender.
 //! let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
 //! let file = SealedFile::receive_future_write(descriptor, &policy)?;
 //! let mut weather = Subscriber::open(&file)?;
@@ -24,7 +27,7 @@
 //! publisher.publish(b"cloudy")?;
 //!
 //! let mut value = Vec::new();
-//! assert_eq!(weather.latest(&mut value)?, Some(2)); // its number
+//! assert_eq!(weather.latest(&mut value)?, Some(2)); // its sequence number
 //! assert_eq!(value, b"cloudy");
 //! assert_eq!(weather.wait(2, Duration::from_millis(1))?, WaitOutcome::TimedOut);
 //! drop(publisher);
@@ -37,64 +40,77 @@
 //! | | immutable files | live file | newest value |
 //! |---|---|---|---|
 //! | types | [`SealedFile`] | [`Producer`], [`LiveMap`] | [`Publisher`], [`Subscriber`] |
-//! | for | frames, messages, whatever is large or must all arrive | counters, tables, a layout of your own | state of which only the newest matters |
+//! | for | frames, messages, anything large, anything of which every piece must arrive | counters, tables, a layout of your own | state of which only the newest matters |
 //! | a reader gets | `&[u8]` in place | a copy | a copy |
 //! | what a reader gets whole | the file | a word | a value |
 //! | a value can be missed | no | yes | yes, all but the newest |
-//! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call if readers are to be woken |
+//! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call to wake waiting subscribers |
 //! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
 //! | length of a value | any | fixed | up to a fixed capacity |
-//! | who can write | nobody | the one [`Producer`] | the one [`Publisher`] |
-//! | seals | `WRITE`, `SHRINK`, and of files made here `GROW` and `SEAL` | `FUTURE_WRITE`, `SHRINK`, and of files made here `GROW` | as a live file |
+//! | who can write | nobody, ever again | the one [`Producer`] | the one [`Publisher`] |
+//! | seals | `WRITE`, `SHRINK`; on files made here also `GROW` and `SEAL` | `FUTURE_WRITE`, `SHRINK`; on files made here also `GROW` | as a live file |
 //! | can become immutable | is | by [`Producer::finish`] | no |
-//! | order between calls | nothing changes | whoever has read something new reads nothing older | numbers do not fall |
-//! | reading needs memory | no | for the copy | for the copy; none is an error |
-//! | reading can be `SIGBUS` | in holes\* | in holes\* | in holes\* |
+//! | order between calls | nothing changes | a reader that has seen something new sees nothing older afterwards | sequence numbers never decrease |
+//! | reading allocates | nothing | the copy | the copy; no memory is an error |
+//! | reading can raise `SIGBUS` | in holes\* | in holes\* | in holes\* |
 //! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`), from sleeping and from waking, make them allocate up to the capacity, leave holes\* |
+//! | a hostile reader can, to other readers | move the offset of a description that they share | the same, and keep the file from being finished | the same, and [delay their wake-ups](#one-reader-against-another) by up to a second |
 //! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
 //!
-//! \* Memory that was never written, if none is left for it when it is read. A [`Producer`] and a
-//! [`Publisher`] leave none; against those of others there is
+//! \* A hole is memory that was never written; reading it allocates memory, and fails if there is none.
+//! A [`Producer`] and a [`Publisher`] leave no holes; against those of others there is
 //! [`SealPolicy::reserve`](crate::SealPolicy::reserve).
 //!
 //! # Guarantees
 //!
-//! For readers, of an honest publisher:
+//! To readers of an honest publisher:
 //!
-//! * A value is whole: all bytes are those of one call of [`Publisher::publish`], the one with that
-//!   number, which counts from 1.
-//! * A [`Subscriber`] never goes back to an older one.
+//! * A value is whole: all of its bytes come from one call of [`Publisher::publish`], the one with
+//!   that sequence number. Sequence numbers count from 1.
+//! * A [`Subscriber`] never goes back to an older value.
 //! * A publisher that is killed, even in the middle of a call, leaves the last value that was
 //!   published whole.
 //!
-//! For readers, of any publisher, hostile ones included:
+//! To readers of any publisher, hostile ones included:
 //!
-//! * Only the value can be wrong: what is read is within the file, the value is no
-//!   longer than the capacity, the numbers that [`Subscriber::latest`] returns do not fall. How the
-//!   file is divided is checked and copied when it is opened, and not looked at again.
-//! * Nothing goes on forever: [`latest`](Subscriber::latest) tries a fixed number of times, and
-//!   [`wait`](Subscriber::wait) ends when its time is over.
+//! * Only the value can be wrong. Every read is within the file, the value is no longer than the
+//!   capacity, and the sequence numbers that [`Subscriber::latest`] returns never decrease. The
+//!   geometry of the file is checked and copied when the file is opened, and never read again.
+//! * Every call ends: [`latest`](Subscriber::latest) makes a fixed number of attempts, and
+//!   [`wait`](Subscriber::wait) returns when its timeout expires.
 //!
-//! For the publisher, of any readers: they cannot write, and it never waits for them.
+//! To the publisher, of any readers: they cannot write, and the publisher never waits for them.
 //! [`publish_without_wake`](Publisher::publish_without_wake) is wait-free.
-//! [`publish`](Publisher::publish) adds a system call that does not block, but takes longer the more
-//! readers there are to wake. It is made even if there are none: they can only read, and so cannot
-//! tell that they sleep.
+//! [`publish`](Publisher::publish) adds a system call that wakes waiting subscribers. The call does
+//! not block, but takes longer the more subscribers there are to wake. It is made even if there are
+//! none: subscribers can only read, and so cannot tell the publisher that they sleep.
+//!
+//! # One reader against another
+//!
+//! All subscribers sleep on the same word of the file (`futex(2)`), and the kernel lets anybody who
+//! can read the word wake its sleepers, or move them to a word of their own choice (`FUTEX_REQUEUE`),
+//! where [`publish`](Publisher::publish) does not wake them. So one reader can silence the others.
+//!
+//! Therefore [`wait`](Subscriber::wait) sleeps for at most one second at a time, and then looks
+//! again. A silenced subscriber learns of a value, or of the end of the publisher, at most one second
+//! late. The same holds for values published
+//! [without a wake-up](Publisher::publish_without_wake). `Duration::MAX` is no exception: such a wait
+//! ends when the publisher ends, whatever other readers do.
 //!
 //! # Not guaranteed
 //!
-//! * That a hostile publisher's values mean anything, or are whole. It can change the bytes while
-//!   they are copied, and number them as it likes. Treat a value like a message from a stranger.
-//! * That every value is seen: those that were overwritten in between are gone.
+//! * That a hostile publisher's values mean anything, or are whole. It can change the bytes during
+//!   the copy, and choose the sequence numbers. Treat a value like a message from a stranger.
+//! * That every value is seen: values that were overwritten in between are gone.
 //! * That reading succeeds while the publisher overwrites values faster than they can be copied. A
-//!   reader is disturbed when the publisher comes round to the same slot, and then begins anew, with
-//!   the value that is newest by then. After a hundred times it says so.
-//! * That an end is told: a publisher that is killed, or never dropped, just falls silent. Whoever
-//!   sleeps without a timeout then sleeps on, even if it was killed just before it woke readers.
+//!   reader that the publisher laps starts over, with the newest value at that time. After a hundred
+//!   attempts [`latest`](Subscriber::latest) fails with `WouldBlock`.
+//! * That the end of a publisher is announced: a publisher that is killed, or never dropped, falls
+//!   silent. A subscriber that waits without a timeout then waits forever.
 //! * On 32-bit targets, that a killed publisher leaves its last value. If it is killed while both
-//!   halves of the number change, once in 2³¹ values, nothing can be read afterwards:
-//!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or knows of no value.
-//! * What is not guaranteed of a [`LiveMap`] and a [`Producer`]. Above all, a foreign publisher may
+//!   halves of the sequence number change, once in 2³¹ values, nothing can be read afterwards:
+//!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or reports no value.
+//! * Whatever is not guaranteed of a [`LiveMap`] and a [`Producer`]. Above all, a foreign publisher may
 //!   leave holes in its file.
 
 mod protocol;
