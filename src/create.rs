@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
+use crate::failure::while_doing;
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
 use crate::seals::Seals;
@@ -182,8 +183,7 @@ impl CreateOptions {
     }
 
     /// Plain pages are filled fastest with `write(2)`, which never uses huge pages on advice and does not
-    /// work on hugetlbfs. Written at an offset, so that the file's own stays 0: whoever gets the file as
-    /// standard input reads from its beginning.
+    /// work on hugetlbfs.
     pub(crate) fn fills_through_a_mapping(&self, len: u64) -> bool {
         /// No huge page of any processor is smaller.
         const SMALLEST: u64 = 1 << 20;
@@ -224,7 +224,7 @@ impl CreateOptions {
         if self.fills_through_a_mapping(len) {
             file.map_mut_with_len(len)?.copy_from_slice(bytes);
         } else {
-            file.file().write_all_at(bytes, 0)?;
+            write_whole(&file, bytes)?;
         }
         Ok(file.seal_with_len(len)?)
     }
@@ -276,10 +276,16 @@ impl CreateOptions {
             let start = buffer.as_ptr().addr().wrapping_neg() % PAGE;
             let bytes = &mut buffer[start..][..len];
             fill(bytes)?;
-            file.file().write_all_at(bytes, 0)?;
+            write_whole(&file, bytes)?;
         }
         Ok(file.seal_with_len(len)?)
     }
+}
+
+/// At an offset, so that the file's own stays 0: whoever gets the file as standard input reads from its
+/// beginning.
+fn write_whole(file: &SealedFile<Unsealed>, bytes: &[u8]) -> io::Result<()> {
+    file.file().write_all_at(bytes, 0).map_err(while_doing("fill the file (pwrite)"))
 }
 
 impl Default for CreateOptions {

@@ -23,14 +23,21 @@ impl fmt::Debug for Failed {
 /// Keeps the errno as the source of an error that says what was being done, if the errno is one with
 /// which sandboxes answer whatever they deny. Every other errno says enough, and is kept as it is.
 /// For calls whose man page gives these three no meaning.
-pub(crate) fn while_doing(doing: &'static str) -> impl Fn(Errno) -> io::Error {
-    move |errno| match errno {
-        Errno::PERM | Errno::ACCESS | Errno::NOSYS => {
-            let source = io::Error::from(errno);
-            io::Error::new(source.kind(), Failed { doing, source })
+pub(crate) fn while_doing<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> io::Error {
+    move |error| {
+        let source = error.into();
+        match Errno::from_io_error(&source) {
+            Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
+                io::Error::new(source.kind(), Failed { doing, source })
+            }
+            _ => source,
         }
-        _ => errno.into(),
     }
+}
+
+/// Whether the error is one of [`while_doing`]'s own.
+pub(crate) fn is_denied_call(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Failed>())
 }
 
 /// `Debug` for people: the message and its sources. It is what `fn main() -> io::Result<()>` prints.

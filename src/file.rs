@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
+use crate::failure::while_doing;
 use crate::file::sealed::SealedFile;
 use crate::seals::Seals;
 use crate::state::{Sealed, State};
@@ -122,7 +123,10 @@ impl<S: Sealed> SealedFile<S> {
     /// ```
     #[doc(alias = "dup")]
     pub fn try_clone(&self) -> io::Result<Self> {
-        let same_file = self.file().try_clone()?;
+        let same_file = self
+            .file()
+            .try_clone()
+            .map_err(while_doing("duplicate the descriptor (F_DUPFD_CLOEXEC)"))?;
         // SAFETY: it is another descriptor of the file that `self` makes the same statements of, and
         // seals are never removed.
         Ok(unsafe { Self::sealed(same_file, self.known_extent()) })

@@ -116,6 +116,7 @@
 mod protocol;
 mod word;
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -153,7 +154,6 @@ const SLOTS: usize = 4;
 /// assert_eq!(publisher.publish(b"1.5 2.0")?, 2);
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Publisher {
     producer: Producer,
     writer: Writer,
@@ -180,12 +180,12 @@ impl Publisher {
         Self::create_with_slots(name, capacity, SLOTS)
     }
 
-    /// [`create`](Self::create) with another number of slots, a power of two from 2 on. More of them
+    /// [`create`](Self::create) with another number of slots, a power of two, at least 2. More of them
     /// let a reader take longer to copy a value; each takes memory for one.
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create). `InvalidInput` also if the slots are not a power of two from 2 on.
+    /// As [`create`](Self::create). `InvalidInput` also if the number of slots is not a power of two, or is 1.
     ///
     /// # Examples
     ///
@@ -256,7 +256,7 @@ impl Publisher {
 
     /// Publishes a value without a system call, and so without waking anybody: for readers that
     /// look when it suits them, or for values of which only the last few of a burst are worth waking
-    /// for. Whoever sleeps goes on sleeping, until the next [`publish`](Self::publish), the end, or a timeout.
+    /// for. Whoever sleeps sees the value with the next [`publish`](Self::publish), or within a second.
     ///
     /// Wait-free: one copy and a few stores.
     ///
@@ -327,7 +327,6 @@ impl Drop for Publisher {
 /// assert_eq!(reader.join().unwrap()?, 999_u64.to_ne_bytes());
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Subscriber {
     map: LiveMap,
     reader: Reader,
@@ -457,6 +456,27 @@ impl Subscriber {
             let sleep = left.map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP));
             sys::futex::wait(words.futex(BELL), bell as u32, sleep)?;
         }
+    }
+}
+
+/// For logs.
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("capacity", &self.capacity())
+            .field("newest", &self.writer.newest())
+            .field("file", self.file())
+            .finish_non_exhaustive()
+    }
+}
+
+/// For logs.
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber")
+            .field("capacity", &self.capacity())
+            .field("seen", &self.reader.seen())
+            .finish_non_exhaustive()
     }
 }
 

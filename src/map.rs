@@ -383,8 +383,9 @@ pub(crate) fn explain(error: io::Error) -> io::Error {
         // mmap(2): "The file has been locked, or too much memory has been locked". To async code this
         // kind, `WouldBlock`, is an invitation to wait.
         Some(Errno::AGAIN) => io::Error::new(io::ErrorKind::OutOfMemory, LockedMemory(error)),
-        Some(errno @ (Errno::PERM | Errno::NOSYS)) => while_doing("map the file (mmap)")(errno),
-        _ => error,
+        // mmap(2) has EACCES for a descriptor that is not open for reading.
+        Some(Errno::ACCESS) => error,
+        _ => while_doing("map the file (mmap)")(error),
     }
 }
 

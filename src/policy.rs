@@ -7,6 +7,7 @@ use std::ops::{Bound, RangeBounds};
 
 use thiserror::Error;
 
+use crate::failure;
 use crate::sealing::SealFailure;
 use crate::seals::Seals;
 use crate::sys::Extent;
@@ -23,7 +24,7 @@ use crate::sys::Extent;
 ///     .require(Seals::GROW | Seals::SEAL)
 ///     .owner(1000);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct SealPolicy {
     required: Seals,
@@ -250,6 +251,35 @@ impl SealPolicy {
     }
 }
 
+/// For logs: what differs from [`SealPolicy::new`].
+impl fmt::Debug for SealPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SealPolicy");
+        if !self.required.is_empty() {
+            debug.field("require", &format_args!("{}", self.required));
+        }
+        if !self.forbidden.is_empty() {
+            debug.field("forbid", &format_args!("{}", self.forbidden));
+        }
+        if let Some(only) = self.only {
+            debug.field("exactly", &format_args!("{only}"));
+        }
+        if self.len != (Bound::Unbounded, Bound::Unbounded) {
+            debug.field("len", &format_args!("{}", Range(self.len)));
+        }
+        if let Some(uid) = self.owner {
+            debug.field("owner", &uid);
+        }
+        if self.reserve {
+            debug.field("reserve", &true);
+        }
+        if self.allow_hugetlb {
+            debug.field("allow_hugetlb", &true);
+        }
+        debug.finish()
+    }
+}
+
 impl Default for SealPolicy {
     fn default() -> Self {
         Self::new()
@@ -372,10 +402,7 @@ pub enum Refusal {
     /// No memory could be had for the file's holes (`ENOSPC`, `ENOMEM`), or the descriptor is
     /// read-only and the file cannot be opened for writing through `/proc/self/fd` (`EACCES`,
     /// `Unsupported`, `WouldBlock`).
-    #[error(
-        "cannot reserve memory for the whole file; that needs free memory, and a descriptor open for \
-         writing or permission to open one"
-    )]
+    #[error("cannot reserve memory for the whole file{}", how_to_reserve(_0))]
     CannotReserve(#[source] io::Error),
     /// Looking at the file failed, or copying it: more than the limit (`EFBIG`), changed meanwhile
     /// (`ResourceBusy`), no memory (`ENOSPC`, `ENOMEM`), no descriptor left (`EMFILE`).
@@ -424,6 +451,21 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
          MFD_ALLOW_SEALING) and add them before F_SEAL_SEAL"
     } else {
         "the sender must add them with F_ADD_SEALS, through a descriptor open for writing"
+    }
+}
+
+/// What reserving memory needs, where the error is one of those that lack it.
+fn how_to_reserve(error: &io::Error) -> &'static str {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::OutOfMemory | K::StorageFull => {
+            "; there is too little: bound the length (SealPolicy::len)"
+        }
+        K::PermissionDenied | K::Unsupported | K::WouldBlock if !failure::is_denied_call(error) => {
+            "; the descriptor is not open for writing, and the file cannot be opened anew: send a \
+             writable one, or do without (SealPolicy::reserve)"
+        }
+        _ => "",
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn add_patiently(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Fail
         && pinned < TIMES_PINNED
         && mapped < TIMES_MAPPED
     {
-        std::thread::sleep(Duration::from_millis((1 << mapped) - 1));
+        sys::sleep(Duration::from_millis((1 << mapped) - 1));
         let start = Instant::now();
         match sys::add_seals(fd, seals) {
             Ok(()) => return Ok(()),
@@ -153,8 +153,7 @@ pub(crate) fn add_patiently(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Fail
         }
         Some(Errno::PERM) if !can_be_sealed(fd) => (SealFailure::NotAllowed, error),
         Some(Errno::INVAL) => (SealFailure::Unsupported, error),
-        Some(errno) => (SealFailure::Other, while_doing("add the seals (F_ADD_SEALS)")(errno)),
-        None => (SealFailure::Other, error),
+        _ => (SealFailure::Other, while_doing("add the seals (F_ADD_SEALS)")(error)),
     })
 }
 

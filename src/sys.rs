@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 // Elsewhere these are left out whole, and rustc is silent about what a module with a
@@ -317,9 +318,9 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> 
     let again = above_standard_descriptors(again)?;
     // In a sandbox /proc can be anything. Seals only become more, so the older ones are read first.
     let seals = get_seals(fd)?;
-    let same_file = stat(fd)?.id == stat(again.as_fd())?.id
-        && get_seals(again.as_fd()).is_ok_and(|now| now.contains(seals));
-    if same_file { Ok(again) } else { Err(Astray(None).into()) }
+    let is_same_file =
+        stat(fd)?.id == stat(again.as_fd())?.id && get_seals(again.as_fd())?.contains(seals);
+    if is_same_file { Ok(again) } else { Err(Astray(None).into()) }
 }
 
 #[cfg(not(target_os = "freebsd"))]
@@ -416,6 +417,13 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
         }
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets some time pass, or none where a sandbox denies the call: std's own function panics there.
+pub(crate) fn sleep(time: Duration) {
+    if let Ok(time) = rustix::time::Timespec::try_from(time) {
+        let _ = rustix::thread::nanosleep(&time);
     }
 }
 

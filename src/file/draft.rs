@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 
-use crate::failure;
+use crate::failure::{self, while_doing};
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
 use crate::map::{self, UnsealedMap};
@@ -73,13 +73,15 @@ impl SealedFile<Unsealed> {
             let message = format!("no file can be {len} bytes long; the most is {}", i64::MAX);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        self.file().set_len(len).map_err(|error| {
-            explain(
-                self.pages(),
-                error,
-                "the length of a hugetlb file is a multiple of its page size",
-            )
-        })
+        self.file().set_len(len).map_err(while_doing("resize the file (ftruncate)")).map_err(
+            |error| {
+                explain(
+                    self.pages(),
+                    error,
+                    "the length of a hugetlb file is a multiple of its page size",
+                )
+            },
+        )
     }
 
     /// Maps the whole file as `&mut [u8]`, with memory reserved for all of it, so that writing
@@ -163,7 +165,10 @@ impl SealedFile<Unsealed> {
         // Asked first, so that an error leaves the draft a draft.
         let offset = match self.file().stream_position() {
             Ok(offset) => offset,
-            Err(error) => return Err(SealError::new((SealFailure::Other, error), self)),
+            Err(error) => {
+                let error = while_doing("read the offset of the file (lseek)")(error);
+                return Err(SealError::new((SealFailure::Other, error), self));
+            }
         };
         // The extent is asked for when it is needed: many a sender never does.
         let file = self.seal(None)?;

@@ -185,6 +185,11 @@ impl Writer {
         self.geometry
     }
 
+    /// The sequence number of the newest value, or 0.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// The value must not be longer than the capacity.
     pub(crate) fn publish(&mut self, memory: &mut impl Sink, value: &[u8]) -> u64 {
         let number = self.newest + 1;
@@ -239,6 +244,11 @@ impl Reader {
 
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// The sequence number of the value that was read last, or 0.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// What there is for a reader that has seen the value of this number.
