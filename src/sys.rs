@@ -420,10 +420,12 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Lets some time pass, or none where a sandbox denies the call: std's own function panics there.
+/// Lets some time pass, or less where a signal comes or a sandbox denies the call. Not by
+/// `nanosleep(2)`: std's function panics where it is denied, and rustix's reads a remaining time that
+/// the kernel need not have written.
 pub(crate) fn sleep(time: Duration) {
-    if let Ok(time) = rustix::time::Timespec::try_from(time) {
-        let _ = rustix::thread::nanosleep(&time);
+    if let Ok(time) = rustix::event::Timespec::try_from(time) {
+        let _ = rustix::event::poll(&mut [], Some(&time));
     }
 }
 
