@@ -1,7 +1,6 @@
 //! Adopting: exactly the missing seals are added, and only to a file that would then be taken.
 
-#[path = "common/files.rs"]
-mod files;
+mod support;
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -14,7 +13,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use sealed_mmap::{Refusal, SealFailure, SealPolicy, SealedFile, Seals};
 
-use files::{
+use support::files::{
     IMMUTABLE, LIVE, UNCHECKED, every_set, exec_seal_is_checked, executable, filled,
     is_too_old_for, look, map_writable, ordinary_file, reopen, seal, sealed, seals_of, tmpfs_file,
     write_seal_counts,
@@ -24,8 +23,8 @@ fn adopt(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> SealedFile {
     SealedFile::adopt_read_only(fd, policy).unwrap()
 }
 
-fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    files::refused(fd, |fd| SealedFile::adopt_read_only(fd, policy))
+fn not_adopted(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
+    support::files::refused(fd, |fd| SealedFile::adopt_read_only(fd, policy))
 }
 
 #[test]
@@ -73,7 +72,7 @@ fn exactly_the_missing_seals_are_added_and_seal_with_them() {
                 assert_eq!(&adopted.map_read_only().unwrap()[..], b"hello");
             } else {
                 // `refused` sees to it that no seal was added.
-                let (refusal, _) = refused(file, policy);
+                let (refusal, _) = not_adopted(file, policy);
                 assert!(matches!(refusal, Refusal::UntrustedWriteSeal), "{before}: {refusal:?}");
             }
         }
@@ -118,7 +117,7 @@ fn a_file_that_the_policy_refuses_in_any_case_is_not_sealed() {
                 if forbidden.contains(Seals::GROW) && !forbidden.contains(Seals::SEAL))
         }),
     ] {
-        let (refusal, fd) = refused(file(), &policy);
+        let (refusal, fd) = not_adopted(file(), &policy);
         assert!(is_expected(&refusal), "{refusal:?} {policy:?}");
         File::from(fd).write_all_at(b"j", 0).unwrap();
     }
@@ -129,7 +128,7 @@ fn hugetlb_pages_are_not_sealed_unless_allowed() {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
     match memfd_create("huge", flags) {
         Ok(file) => {
-            let (refusal, file) = refused(file, &SealPolicy::new());
+            let (refusal, file) = not_adopted(file, &SealPolicy::new());
             assert!(matches!(refusal, Refusal::HugeTlb), "{refusal:?}");
             adopt(file, &SealPolicy::new().allow_hugetlb(true));
         }
@@ -151,7 +150,7 @@ fn a_write_seal_that_would_not_count_is_not_added() {
     if exec_seal_is_checked() == Some(true) {
         assert!(seals_of(adopt(file, &SealPolicy::new())).contains(UNCHECKED));
     } else {
-        let (refusal, fd) = refused(file, &SealPolicy::new());
+        let (refusal, fd) = not_adopted(file, &SealPolicy::new());
         assert!(matches!(refusal, Refusal::UntrustedWriteSeal), "{refusal:?}");
         assert_eq!(seals_of(fd), before);
     }
@@ -185,7 +184,7 @@ fn seals_that_cannot_be_added_are_reported_as_missing() {
     files.extend(tmpfs_file(b"hello").map(|file| ("on tmpfs", file.into())));
     for (name, fd) in files {
         let before = seals_of(&fd);
-        let (refusal, _) = refused(fd, &SealPolicy::new());
+        let (refusal, _) = not_adopted(fd, &SealPolicy::new());
         let Refusal::MissingSeals { missing, present } = refusal else {
             panic!("{name}: {refusal:?}");
         };
@@ -197,12 +196,12 @@ fn seals_that_cannot_be_added_are_reported_as_missing() {
 fn what_cannot_be_received_cannot_be_adopted() {
     let file = filled(b"hello");
     for flags in [OFlags::WRONLY, OFlags::PATH] {
-        let (refusal, _) = refused(reopen(&file, flags), &SealPolicy::new());
+        let (refusal, _) = not_adopted(reopen(&file, flags), &SealPolicy::new());
         assert!(matches!(refusal, Refusal::NotReadable), "{refusal:?}");
     }
     let (reader, _writer) = rustix::pipe::pipe().unwrap();
     for fd in [reader, ordinary_file(b"hello").into()] {
-        let (refusal, _) = refused(fd, &SealPolicy::new());
+        let (refusal, _) = not_adopted(fd, &SealPolicy::new());
         assert!(matches!(refusal, Refusal::NotSealable(_)), "{refusal:?}");
     }
 }
@@ -210,7 +209,7 @@ fn what_cannot_be_received_cannot_be_adopted() {
 #[test]
 fn a_seal_that_the_kernel_does_not_know_is_an_error_and_adds_none_of_the_others() {
     let future = Seals::from_bits_retain(1 << 30);
-    let (refusal, _) = refused(filled(b"hello"), &SealPolicy::new().require(future));
+    let (refusal, _) = not_adopted(filled(b"hello"), &SealPolicy::new().require(future));
     let Refusal::CannotSeal { reason: SealFailure::Unsupported, error } = refusal else {
         panic!("{refusal:?}");
     };
@@ -223,7 +222,7 @@ fn a_writable_mapping_is_reported_at_once_and_adopting_works_when_it_is_gone() {
     file.seek(SeekFrom::Start(2)).unwrap();
     let writable = map_writable(&file);
     let start = Instant::now();
-    let (refusal, fd) = refused(file, &SealPolicy::new());
+    let (refusal, fd) = not_adopted(file, &SealPolicy::new());
     // Waiting as for pinned pages would have taken five times as long, and `refused` tries twice.
     assert!(start.elapsed() < 2 * KERNEL_WAITS, "{:?}", start.elapsed());
     let Refusal::CannotSeal { reason: SealFailure::WritableMapping, error } = refusal else {
@@ -239,7 +238,7 @@ fn a_writable_mapping_is_reported_at_once_and_adopting_works_when_it_is_gone() {
 const KERNEL_WAITS: Duration = Duration::from_millis(150);
 
 /// Pins the first page of a file, for as long as the pipe has not been read.
-fn pin(file: &File) -> (OwnedFd, OwnedFd) {
+fn pin_by_splice(file: &File) -> (OwnedFd, OwnedFd) {
     let pipe = pipe_with(PipeFlags::CLOEXEC).unwrap();
     splice(file, Some(&mut 0), &pipe.1, None, 4096, SpliceFlags::empty()).unwrap();
     pipe
@@ -248,10 +247,10 @@ fn pin(file: &File) -> (OwnedFd, OwnedFd) {
 #[test]
 fn pinned_pages_are_waited_for_a_bounded_time() {
     let file = filled(&[1; 4096]);
-    let pinned = pin(&file);
+    let pinned = pin_by_splice(&file);
     let start = Instant::now();
     // `refused` tries twice.
-    let (refusal, fd) = refused(file, &SealPolicy::new());
+    let (refusal, fd) = not_adopted(file, &SealPolicy::new());
     let waited = start.elapsed() / 2;
     let Refusal::CannotSeal { reason: SealFailure::PinnedPages, error } = refusal else {
         panic!("{refusal:?}");
@@ -266,7 +265,7 @@ fn pinned_pages_are_waited_for_a_bounded_time() {
 #[test]
 fn pages_that_are_released_in_time_do_not_prevent_adopting() {
     let file = filled(&[1; 4096]);
-    let pinned = pin(&file);
+    let pinned = pin_by_splice(&file);
     // Control: the first attempt fails.
     assert_eq!(seal(&file, IMMUTABLE), Err(Errno::BUSY));
     std::thread::scope(|scope| {
@@ -289,7 +288,7 @@ fn a_finished_producers_file_can_be_adopted() {
     if !write_seal_counts(seals_of(&file) | Seals::WRITE) {
         return eprintln!("not tried: every file carries EXEC, and this kernel cannot be tested");
     }
-    let (refusal, fd) = refused(file, &SealPolicy::new());
+    let (refusal, fd) = not_adopted(file, &SealPolicy::new());
     assert!(matches!(refusal, Refusal::CannotSeal { reason: SealFailure::WritableMapping, .. }));
     producer[0] = b'j';
     drop(producer);

@@ -2,8 +2,7 @@
 //! or an error that leaves nothing behind.
 #![allow(unsafe_code, reason = "signal handlers are set with raw calls")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -15,19 +14,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use runs::{is_alone, traces};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use sealed_mmap::{CreateOptions, HugePages, SealedFile, Seals};
+use support::process::is_alone;
+use support::runs::traces;
+use support::{errno, pattern};
 
 /// What `build` fills through a buffer and not in place.
 const LARGEST_BUFFER: usize = 1 << 20;
 const SIZES: [usize; 9] = [0, 1, 2, 4095, 4096, 4097, 65_536, 65_537, 300_001];
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n % 251) as u8).collect()
-}
 
 /// Checks that a file holds `bytes`, and that the kernel keeps it so.
 fn is_sealed_with(file: &SealedFile, bytes: &[u8]) {
@@ -38,10 +35,6 @@ fn is_sealed_with(file: &SealedFile, bytes: &[u8]) {
     for offset in [0, bytes.len() as u64] {
         assert_eq!(errno(file.write_at(b"x", offset)), Err(Errno::PERM));
     }
-}
-
-fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
-    result.map_err(|error| Errno::from_io_error(&error).unwrap_or_else(|| panic!("{error}")))
 }
 
 /// A file that has no name any more, so that nothing stays behind.

@@ -2,13 +2,15 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "a counting allocator is an unsafe trait")]
 
+mod support;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::process::Command;
 
 use sealed_mmap::{SealPolicy, SealedFile};
+use support::process;
 
 struct Counting;
 
@@ -70,7 +72,7 @@ const PATHS: &[(&str, Path, usize, usize, &[&str])] = &[
             "F_GET_SEALS",
         ],
     ),
-    ("seal", seal, 0, 2, &["F_ADD_SEALS", "F_GET_SEALS"]),
+    ("seal", seal_draft, 0, 2, &["F_ADD_SEALS", "F_GET_SEALS"]),
     ("receive and map", receive_and_map, 0, 5, &["F_GETFL", "F_GET_SEALS", "fstat", "mmap"]),
 ];
 
@@ -98,7 +100,7 @@ fn build_with_len(measured: &dyn Fn(&mut dyn FnMut()), len: u64) {
     assert!(file.is_some());
 }
 
-fn seal(measured: &dyn Fn(&mut dyn FnMut())) {
+fn seal_draft(measured: &dyn Fn(&mut dyn FnMut())) {
     let mut draft = SealedFile::create("costs").unwrap();
     draft.write_all(&BYTES).unwrap();
     let (mut draft, mut file) = (Some(draft), None);
@@ -135,8 +137,6 @@ fn the_main_paths_allocate_nothing_but_the_buffer_of_a_small_build() {
     assert_ne!(refused, 0, "an error with a message");
 }
 
-const TRACED: &str = "SEALED_MMAP_TRACED";
-
 /// Between two calls that the paths themselves never make.
 fn between_marks(measured: &mut dyn FnMut()) {
     let _ = std::os::unix::process::parent_id();
@@ -146,9 +146,9 @@ fn between_marks(measured: &mut dyn FnMut()) {
 
 /// Not a promise: what strace runs.
 #[test]
-fn role_of_a_traced_process() {
-    let Ok(name) = std::env::var(TRACED) else { return };
-    let (_, path, ..) = PATHS.iter().find(|(path_name, ..)| *path_name == name).unwrap();
+fn role_of_another_process() {
+    let Some(role) = process::role() else { return };
+    let (_, path, ..) = PATHS.iter().find(|(name, ..)| *name == role.name).unwrap();
     // What is found out once per process is not the path's.
     path(&|measured| measured());
     path(&between_marks);
@@ -157,13 +157,7 @@ fn role_of_a_traced_process() {
 /// What was called between the marks, in order.
 fn calls(name: &str) -> io::Result<Vec<String>> {
     let log = std::env::temp_dir().join(format!("sealed-mmap-{}-{name}", std::process::id()));
-    let traced = Command::new("strace")
-        .args(["-f", "-qq", "-o"])
-        .arg(&log)
-        .arg(std::env::current_exe()?)
-        .args(["--exact", "role_of_a_traced_process", "--test-threads=1"])
-        .env(TRACED, name)
-        .output()?;
+    let traced = process::run_traced(process::ENTRY, name, &log)?;
     let lines = std::fs::read_to_string(&log).unwrap_or_default();
     let _ = std::fs::remove_file(&log);
     if !traced.status.success() {

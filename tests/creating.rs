@@ -1,7 +1,6 @@
 //! What a new file is: private to its process, not executable, sealable, and named for debugging only.
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::ffi::CString;
 use std::fs::{self, File, Permissions};
@@ -11,7 +10,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Output, Stdio};
 
-use runs::{is_alone, run_alone, runs_alone};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,9 +17,11 @@ use sealed_mmap::{
     CreateOptions, ReadOnlySealed, SealFailure, SealedFile, Seals, State, Unsealed, add_seals,
     get_seals,
 };
+use support::files::proc_path;
+use support::process::{is_alone, open_descriptors, run_alone, runs_alone};
 
 /// `None`, after saying so, where the machine forbids executable memory files.
-fn executable(name: &str) -> Option<SealedFile<Unsealed>> {
+fn executable_draft(name: &str) -> Option<SealedFile<Unsealed>> {
     let forbidden =
         fs::read_to_string("/proc/sys/vm/memfd_noexec").is_ok_and(|text| text.trim() == "2");
     match CreateOptions::new().executable(true).create(name) {
@@ -51,7 +51,7 @@ fn a_file_cannot_be_executed_unless_asked_for() {
     let error = execute(CreateOptions::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 
-    if executable("control").is_some() {
+    if executable_draft("control").is_some() {
         let output = execute(CreateOptions::new().executable(true)).unwrap();
         let tests = String::from_utf8(output.stdout).unwrap();
         assert!(tests.contains("a_file_cannot_be_executed_unless_asked_for: test"), "{tests}");
@@ -76,7 +76,7 @@ fn a_file_that_is_not_executable_cannot_become_so_where_the_kernel_has_a_seal_fo
         }
     }
 
-    let Some(control) = executable("control") else { return };
+    let Some(control) = executable_draft("control") else { return };
     let control = control.into_file();
     assert_eq!(control.metadata().unwrap().mode() & 0o111, 0o111);
     assert!(!get_seals(&control).unwrap().contains(Seals::EXEC));
@@ -90,7 +90,7 @@ fn a_file_that_is_not_executable_cannot_become_so_where_the_kernel_has_a_seal_fo
 fn a_file_that_disallows_sealing_can_never_be_sealed() {
     let options = CreateOptions::new().allow_sealing(false);
     let mut files = vec![options.create("never sealed").unwrap()];
-    if executable("control").is_some() {
+    if executable_draft("control").is_some() {
         files.push(options.executable(true).create("never sealed, executable").unwrap());
     }
     for mut file in files {
@@ -138,12 +138,12 @@ fn the_name_is_taken_as_it_is_and_shown_in_proc() {
     let longest_in_two_byte_letters = format!("{}x", "é".repeat(124));
     for name in ["", "/", "../a/b", "line\nbreak", &longest, &longest_in_two_byte_letters] {
         let file = SealedFile::create(name).unwrap().into_file();
-        let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        let link = fs::read_link(proc_path(&file)).unwrap();
         assert_eq!(link.as_os_str().as_bytes(), format!("/memfd:{name} (deleted)").as_bytes());
     }
     for name in [c"", c"caf\xe9", c"\xff\xfe/"] {
         let file = CreateOptions::new().create_cstr(name).unwrap().into_file();
-        let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        let link = fs::read_link(proc_path(&file)).unwrap();
         let expected = [b"/memfd:", name.to_bytes(), b" (deleted)"].concat();
         assert_eq!(link.as_os_str().as_bytes(), expected);
     }
@@ -247,7 +247,6 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
     if !is_alone("running_out_of_descriptors_is_an_error_that_leaks_none") {
         return;
     }
-    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let source = SealedFile::from_bytes("source", b"bytes").unwrap();
     let unlimited = getrlimit(Resource::Nofile);
     let attempt = |room: u64, make: &dyn Fn() -> io::Result<()>| {
@@ -256,11 +255,11 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
         let beyond = free.last().map(|file| file.as_raw_fd() as u64);
         let limit = Rlimit { current: beyond, ..unlimited };
         drop(free);
-        let before = open();
+        let before = open_descriptors();
         setrlimit(Resource::Nofile, limit).unwrap();
         let result = make();
         setrlimit(Resource::Nofile, unlimited).unwrap();
-        assert_eq!(open(), before);
+        assert_eq!(open_descriptors(), before);
         result.map_err(|error| error.raw_os_error())
     };
 

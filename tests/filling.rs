@@ -1,9 +1,8 @@
 //! A draft is one file however it is filled, its map is reserved memory of this process alone, and
 //! it can be taken out of the typestate.
-#![allow(unsafe_code, reason = "forks, and maps without this crate's care for the control")]
+#![allow(unsafe_code, reason = "the control maps without this crate's care")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
@@ -13,11 +12,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
-use runs::{in_full, is_alone, run_alone, runs_alone};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::{CreateOptions, HugePages, SealFailure, SealedFile, Unsealed};
+use support::process::{Forked, is_alone, run_alone, runs_alone};
+use support::runs::in_full;
 
 /// SplitMix64: the same steps every time, from a seed that a failure names.
 struct Random(u64);
@@ -273,34 +272,8 @@ fn running_out_of_address_space_is_an_error_and_the_file_stays_usable() {
 }
 
 /// A copy of this process that lives, and does nothing, until this is dropped.
-struct Forked {
-    pid: libc::pid_t,
-    end: Option<OwnedFd>,
-}
-
-impl Forked {
-    fn now() -> Self {
-        let (until, end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        // SAFETY: the test runs alone in its process, so no other thread holds a lock, and the child
-        // makes system calls alone.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            drop(end);
-            let _ = rustix::io::read(until, &mut [0]);
-            // SAFETY: ends the child before it returns to code that belongs to its parent.
-            unsafe { libc::_exit(0) };
-        }
-        assert!(pid > 0);
-        Self { pid, end: Some(end) }
-    }
-}
-
-impl Drop for Forked {
-    fn drop(&mut self) {
-        self.end = None;
-        // SAFETY: reaps the child, for which nobody else waits; the status is not asked for.
-        assert_eq!(unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) }, self.pid);
-    }
+fn forked() -> Forked {
+    Forked::that(|mut parent| drop(parent.read(&mut [0])))
 }
 
 #[test]
@@ -313,7 +286,7 @@ fn a_child_that_is_forked_while_the_map_lives_is_not_in_the_way_of_sealing() {
         draft.set_len(10_000).unwrap();
         let mut map = draft.map_mut().unwrap();
         map.fill(1);
-        let child = Forked::now();
+        let child = forked();
         map.fill(2);
         drop(map);
         let sealed = draft.seal_read_only().unwrap();
@@ -332,7 +305,7 @@ fn a_child_that_is_forked_while_the_map_lives_is_not_in_the_way_of_sealing() {
     let pried_open = File::options().read(true).write(true).open(path).unwrap();
     // SAFETY: nobody touches the file while this map lives.
     let map = unsafe { MmapMut::map_mut(&pried_open) }.unwrap();
-    let child = Forked::now();
+    let child = forked();
     drop(map);
     let error = draft.seal_read_only().unwrap_err();
     assert_eq!(error.reason(), SealFailure::WritableMapping);

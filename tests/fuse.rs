@@ -3,7 +3,7 @@
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 #![allow(unsafe_code, reason = "one ioctl, one namespace, and the mapping that is deceived")]
 
-mod common;
+mod support;
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -13,7 +13,6 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::thread;
 
-use common::Peer;
 use memmap2::MmapOptions;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -22,6 +21,8 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile};
+use support::files::read_only;
+use support::process::{self, ENTRY, Peer, Role};
 
 const LEN: usize = 4096;
 const FS_IOC_MEASURE_VERITY: u32 = 0xc004_6686;
@@ -88,10 +89,10 @@ fn mounted(at: &Path) -> io::Result<File> {
     Ok(device)
 }
 
-/// Not a promise: what [`Peer::start`] starts, with the socket to send the file to.
+/// Not a promise: the other process, which gets the socket to send the file to.
 #[test]
 fn role_of_another_process() {
-    let Some((_, socket, mut parent)) = common::role() else { return };
+    let Some(Role { fd: socket, mut parent, .. }) = process::role() else { return };
     let at = std::env::temp_dir().join(format!("sealed-mmap-fuse-{}", std::process::id()));
     let device = match mounted(&at) {
         Ok(device) => device,
@@ -112,7 +113,7 @@ fn role_of_another_process() {
 /// The file and its server; `None`, with a word on it, where there is no FUSE for this user.
 fn impostor() -> Option<(File, Peer)> {
     let (socket, theirs) = UnixDatagram::pair().unwrap();
-    let mut peer = Peer::start("impostor", theirs);
+    let mut peer = Peer::start(ENTRY, "impostor", theirs);
     match peer.channel.hear().as_str() {
         "serving" => {
             let file = recv_fd(&socket, &mut [0; 4]).unwrap().1.unwrap();
@@ -126,11 +127,6 @@ fn impostor() -> Option<(File, Peer)> {
             None
         }
     }
-}
-
-/// The same file, without what the kernel remembers of its contents.
-fn opened_anew(file: &File) -> File {
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
 }
 
 fn first_byte(mut file: File) -> u8 {
@@ -160,30 +156,31 @@ fn a_file_that_is_other_at_every_read_is_refused_whatever_it_claims() {
         fd = same;
     }
 
-    // Control: nobody has read it before, and now both its bytes and its mapped memory change.
-    assert_eq!(first_byte(opened_anew(&file)), 1);
-    assert_eq!(first_byte(opened_anew(&file)), 2);
+    // Control: nobody has read it before. Now both its bytes and its mapped memory change, whenever
+    // it is opened anew and the kernel forgets what it remembers of the contents.
+    assert_eq!(first_byte(read_only(&file)), 1);
+    assert_eq!(first_byte(read_only(&file)), 2);
     let map = MmapOptions::new().len(LEN).map_raw_read_only(&file).unwrap();
     // SAFETY: the mapping is readable, and its file as long; what it shows may change.
     let mapped = || unsafe { map.as_ptr().read_volatile() };
     let before = mapped();
-    drop(opened_anew(&file));
+    drop(read_only(&file));
     assert_ne!(mapped(), before);
 }
 
 #[test]
 fn a_copy_of_a_file_that_is_other_at_every_read_stays_the_same() {
     let Some((file, _server)) = impostor() else { return };
-    let fd = opened_anew(&file);
+    let fd = read_only(&file);
     let policy = SealPolicy::untrusted(LEN as u64);
     let copy = SealedFile::receive_or_copy(fd, &policy, LEN as u64).unwrap();
     let map = copy.map_read_only().unwrap();
     let before = map.to_vec();
     assert_eq!(before.len(), LEN);
 
-    // Control: the file itself is another one every time.
+    // Control: the file itself is another one, whenever it is opened anew.
     for _ in 0..10 {
-        assert_ne!(first_byte(opened_anew(&file)), first_byte(opened_anew(&file)));
+        assert_ne!(first_byte(read_only(&file)), first_byte(read_only(&file)));
         assert_eq!(map[..], before);
     }
 }

@@ -4,15 +4,13 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "the attacks are system calls on raw memory")]
 
-mod common;
+mod support;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, IoSlice, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 
-use common::mapping::{Mapping, READ, READ_WRITE};
-use common::{Channel, Peer, make_executable_by_acl};
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::mm::{Advice, MapFlags, MremapFlags};
@@ -20,6 +18,10 @@ use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
 use sealed_mmap::{
     CreateOptions, Producer, SealPolicy, SealedFile, Seals, Unsealed, add_seals, get_seals,
 };
+use support::files::{contents, make_executable_by_acl, proc_path, punch_hole};
+use support::mapping::{Mapping, READ, READ_WRITE};
+use support::process::{self, Channel, ENTRY, Peer};
+use support::runs::live;
 
 type Attack = fn(&File) -> io::Result<()>;
 
@@ -44,13 +46,13 @@ const ATTACKS: &[(&str, Attack, &[Errno])] = &[
     ("ftruncate to less", |file| file.set_len(1), &[Errno::PERM]),
     ("ftruncate to more", |file| file.set_len(1 << 20), &[Errno::PERM]),
     ("open with O_TRUNC", open_truncating, &[Errno::PERM]),
-    ("open anew for writing", |file| reopen(file)?.write_all_at(EVIL, 0), &[Errno::PERM]),
+    ("open anew for writing", |file| open_writable(file)?.write_all_at(EVIL, 0), &[Errno::PERM]),
     (
         "fallocate beyond the end",
         |file| Ok(fallocate(file, FallocateFlags::empty(), 0, 1 << 20)?),
         &[Errno::PERM],
     ),
-    ("punch a hole", |file| Ok(punch(file, 0)?), &[Errno::PERM]),
+    ("punch a hole", |file| punch_page(file, 0), &[Errno::PERM]),
     (
         "store through a new mapping",
         |file| {
@@ -77,21 +79,17 @@ fn evil_file() -> io::Result<File> {
     Ok(file)
 }
 
-fn path(file: &File) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-fn reopen(file: &File) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path(file))
+fn open_writable(file: &File) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(proc_path(file))
 }
 
 fn append(file: &File) -> io::Result<()> {
-    OpenOptions::new().append(true).open(path(file))?.write_all(EVIL)
+    OpenOptions::new().append(true).open(proc_path(file))?.write_all(EVIL)
 }
 
 fn open_truncating(file: &File) -> io::Result<()> {
     let flags = OFlags::TRUNC.bits() as i32;
-    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path(file)).map(drop)
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(proc_path(file)).map(drop)
 }
 
 fn pwritev2(file: &File) -> io::Result<()> {
@@ -106,7 +104,7 @@ fn splice_into(file: &File) -> io::Result<()> {
 
 fn splice_gift(file: &File) -> io::Result<()> {
     let page = rustix::param::page_size();
-    let gift = Mapping::shared(&unsealed()?, READ_WRITE)?;
+    let gift = Mapping::shared(&unsealed_target()?, READ_WRITE)?;
     gift.stamp(b'!');
     // SAFETY: the memory is mapped for longer than the slice of it is used.
     let bytes = unsafe { std::slice::from_raw_parts_mut(gift.start(), page) };
@@ -117,10 +115,9 @@ fn splice_gift(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn punch(file: &File, page: u64) -> rustix::io::Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+fn punch_page(file: &File, page: u64) -> io::Result<()> {
     let len = rustix::param::page_size() as u64;
-    fallocate(file, flags, page * len, len)
+    punch_hole(file, page * len, len)
 }
 
 fn mprotect_and_store(file: &File) -> io::Result<()> {
@@ -180,7 +177,7 @@ fn proc_self_mem(file: &File) -> io::Result<()> {
 }
 
 /// Four pages, of which the second and the last are holes.
-fn draft() -> io::Result<SealedFile<Unsealed>> {
+fn target_draft() -> io::Result<SealedFile<Unsealed>> {
     let page = rustix::param::page_size();
     let mut draft = SealedFile::create("target")?;
     draft.set_len(4 * page as u64)?;
@@ -189,28 +186,21 @@ fn draft() -> io::Result<SealedFile<Unsealed>> {
     Ok(draft)
 }
 
-fn unsealed() -> io::Result<File> {
-    Ok(draft()?.into_file())
+fn unsealed_target() -> io::Result<File> {
+    Ok(target_draft()?.into_file())
 }
 
-fn sealed() -> SealedFile {
-    draft().unwrap().seal_read_only().unwrap()
-}
-
-/// All that a reader can see of a file, beside a map made earlier.
-fn look(file: &File) -> Vec<u8> {
-    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    bytes
+fn sealed_target() -> SealedFile {
+    target_draft().unwrap().seal_read_only().unwrap()
 }
 
 /// Runs `attack` on a file without seals and panics if no mapping or reader can tell.
 fn assert_harmful(name: &str, attack: impl FnOnce(&File) -> io::Result<()>) {
-    let file = unsealed().unwrap();
+    let file = unsealed_target().unwrap();
     let map = Mapping::shared(&file, READ).unwrap();
-    let (before, shown) = (look(&file), map.checksum());
+    let (before, shown) = (contents(&file), map.checksum());
     attack(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let after = look(&file);
+    let after = contents(&file);
     assert_ne!(after, before, "{name} changes nothing, so it is no attack");
     // A shorter file is a SIGBUS.
     if after.len() == before.len() {
@@ -225,18 +215,18 @@ fn unchanged_by<T>(
     map: impl Fn() -> Vec<u8>,
     attack: impl FnOnce(&File) -> T,
 ) -> T {
-    let (seals, before) = (get_seals(file).unwrap(), look(file));
+    let (seals, before) = (get_seals(file).unwrap(), contents(file));
     assert!(map() == before);
     let answer = attack(file);
     assert!(map() == before, "{name} changed a map");
-    assert!(look(file) == before, "{name} changed the file");
+    assert!(contents(file) == before, "{name} changed the file");
     assert_eq!(get_seals(file).unwrap(), seals, "{name} changed the seals");
     answer
 }
 
 /// Runs `attack` on a sealed file, panics if anything about the file changes, and returns the answer.
 fn assert_harmless<T>(name: &str, attack: impl FnOnce(&File) -> T) -> T {
-    let sealed = sealed();
+    let sealed = sealed_target();
     let map = sealed.map_read_only().unwrap();
     let file = File::from(sealed.try_clone().unwrap());
 
@@ -257,7 +247,7 @@ const LIVE: [Description; 2] = [
     |producer| {
         let file = File::from(producer.file().try_clone().unwrap());
         file.set_permissions(Permissions::from_mode(0o666)).unwrap();
-        reopen(&file).unwrap()
+        open_writable(&file).unwrap()
     },
 ];
 
@@ -269,12 +259,12 @@ fn assert_harmless_to_live<T>(
     description: Description,
     mut attack: impl FnMut(&File) -> T,
 ) -> Option<[T; 2]> {
-    let bytes = look(&unsealed().unwrap());
+    let bytes = contents(&unsealed_target().unwrap());
     let built = Producer::build("live", bytes.len() as u64, |target| {
         target.copy_from_slice(&bytes);
         Ok(())
     });
-    let mut producer = common::runs::live(built)?;
+    let mut producer = live(built)?;
     let file = description(&producer);
     let map = producer.file().map_live().unwrap();
     let shown = || map.to_vec(..).unwrap();
@@ -319,7 +309,7 @@ fn no_attack_changes_a_sealed_file() {
 fn no_attack_changes_a_sealed_file_through_a_read_only_descriptor() {
     for (name, attack, _) in ATTACKS {
         assert_harmless(name, |file| {
-            attack(&File::open(path(file)).unwrap()).expect_err(name);
+            attack(&File::open(proc_path(file)).unwrap()).expect_err(name);
         });
     }
 }
@@ -340,7 +330,7 @@ fn no_attack_changes_a_live_file_through_what_its_producer_shares_or_a_writable_
 #[test]
 fn every_attack_from_another_process_changes_a_file_without_seals() {
     for (name, ..) in ATTACKS {
-        assert_harmful(name, |file| match Peer::start(name, file).channel.hear().as_str() {
+        assert_harmful(name, |file| match Peer::start(ENTRY, name, file).channel.hear().as_str() {
             "0" => Ok(()),
             answer => Err(io::Error::other(answer)),
         });
@@ -350,7 +340,7 @@ fn every_attack_from_another_process_changes_a_file_without_seals() {
 #[test]
 fn no_attack_from_another_process_changes_a_sealed_file() {
     for (name, _, errnos) in ATTACKS {
-        let answer = assert_harmless(name, |file| Peer::start(name, file).channel.hear());
+        let answer = assert_harmless(name, |file| Peer::start(ENTRY, name, file).channel.hear());
         assert_one_of(name, errnos, answer.parse().ok());
     }
 }
@@ -358,7 +348,7 @@ fn no_attack_from_another_process_changes_a_sealed_file() {
 #[test]
 fn no_attack_from_another_process_changes_a_live_file() {
     for (name, _, errnos) in ATTACKS {
-        let attack = |file: &File| Peer::start(name, file).channel.hear().parse().ok();
+        let attack = |file: &File| Peer::start(ENTRY, name, file).channel.hear().parse().ok();
         let [shared, writable] = LIVE.map(|of| assert_harmless_to_live(name, of, attack));
         for errno in shared.into_iter().flatten() {
             assert!(errno.is_some_and(|errno| errno > 0), "{name}: {errno:?}");
@@ -369,12 +359,12 @@ fn no_attack_from_another_process_changes_a_live_file() {
     }
 }
 
-/// Not a promise: what [`Peer::start`] starts.
+/// Not a promise: the other process.
 #[test]
 fn role_of_another_process() {
-    let Some((role, fd, mut channel)) = common::role() else { return };
-    let (_, attack, _) = ATTACKS.iter().find(|(name, ..)| *name == role).unwrap();
-    answer(&mut channel, attack(&fd.into()));
+    let Some(mut role) = process::role() else { return };
+    let (_, attack, _) = ATTACKS.iter().find(|(name, ..)| *name == role.name).unwrap();
+    answer(&mut role.parent, attack(&role.fd.into()));
 }
 
 fn answer(channel: &mut Channel, done: io::Result<()>) {
@@ -459,7 +449,7 @@ fn userfaultfd_cannot_fill_the_pages_of_an_immutable_or_a_live_file() {
         let start = map.start().addr() as u64;
         const MISSING_PAGES: u64 = 1;
         // Whoever looked at the hole has filled it.
-        let _ = punch(file, 1);
+        let _ = punch_page(file, 1);
         control(REGISTER, [start, map.len() as u64, MISSING_PAGES, 0, 0])?;
         control(COPY, [start + page as u64, evil.as_ptr().addr() as u64, page as u64, 0, 0])
     };
@@ -488,7 +478,7 @@ fn seals_are_never_removed_and_none_is_added() {
         assert_final(seals, &error);
     }
 
-    let file = unsealed().unwrap();
+    let file = unsealed_target().unwrap();
     for seals in every_set.filter(|seals| (*seals & (Seals::SEAL | Seals::EXEC)).is_empty()) {
         let before = get_seals(&file).unwrap();
         let _ = add_seals(&file, seals);
@@ -537,7 +527,7 @@ fn executable_bits_change_nothing_about_a_sealed_file() {
 #[test]
 fn what_stays_allowed_changes_nothing() {
     const ALLOWED: &[(&str, Attack)] = &[
-        ("opening for writing", |file| reopen(file).map(drop)),
+        ("opening for writing", |file| open_writable(file).map(drop)),
         ("filling holes", |file| Ok(fallocate(file, FallocateFlags::empty(), 0, 4096)?)),
         ("chmod", |file| file.set_permissions(Permissions::from_mode(0o600))),
         ("a store into a private mapping", |file| {

@@ -4,24 +4,26 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "the attacks are system calls on raw memory")]
 
-mod common;
+mod support;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use common::mapping::{Mapping, READ, READ_WRITE};
-use common::{Channel, Peer, checksum, make_executable_by_acl};
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate};
+use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::mm::Advice;
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, vmsplice};
 use sealed_mmap::{
     CreateOptions, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals, get_seals,
 };
+use support::checksum;
+use support::files::{make_executable_by_acl, proc_path, punch_hole, read_only};
+use support::mapping::{Mapping, READ, READ_WRITE};
+use support::process::{self, Channel, ENTRY, Forked, Peer};
 
 const LEN: usize = 1 << 18;
 const IMMUTABLE: Seals = Seals::WRITE.union(Seals::SHRINK).union(Seals::GROW);
@@ -46,7 +48,7 @@ const ROLES: &[(&str, Role)] = &[
     }),
     ("maps without asking", |file, parent| {
         // With a writable descriptor the mapping itself would keep the file from being sealed.
-        let map = Mapping::shared(&reopen_read_only(&file), READ).unwrap();
+        let map = Mapping::shared(&read_only(&file), READ).unwrap();
         show(|| map.checksum(), parent);
     }),
     ("stores through a mapping", |file, parent| {
@@ -64,7 +66,7 @@ const ROLES: &[(&str, Role)] = &[
         parent.tell(format!("{writes} {:?}", refused.kind()));
     }),
     ("pins pages with vmsplice", |file, parent| {
-        let map = Mapping::shared(&reopen_read_only(&file), READ).unwrap();
+        let map = Mapping::shared(&read_only(&file), READ).unwrap();
         // SAFETY: the memory is mapped for longer than the slice of it is used, which is not to
         // read or write it.
         let bytes = unsafe { std::slice::from_raw_parts_mut(map.start(), 4096) };
@@ -99,15 +101,8 @@ const ROLES: &[(&str, Role)] = &[
     }),
     ("leaves a child with a mapping", |file, parent| {
         let map = Mapping::shared(&file, READ_WRITE).unwrap();
-        // SAFETY: this process has no other thread that could hold a lock.
-        match unsafe { libc::fork() } {
-            0 => {
-                store_for_ever(&map, parent);
-                // SAFETY: this ends the process, which has no business in the test harness.
-                unsafe { libc::_exit(0) }
-            }
-            child => assert!(child > 0),
-        }
+        // This process has no other thread that could hold a lock.
+        std::mem::forget(Forked::that(|_| store_for_ever(&map, parent)));
     }),
     ("seals against execution", |file, parent| {
         let map = Mapping::shared(&file, READ_WRITE).unwrap();
@@ -153,7 +148,7 @@ const BLOWS: &[(&str, Blow, Harm)] = &[
     ("truncates", |file| file.set_len(0), Harm::Deadly),
     ("reopens and truncates", reopen_truncating, Harm::Deadly),
     ("writes", |file| file.write_all_at(b"evil", 0), Harm::Changes),
-    ("punches holes", punch, Harm::Changes),
+    ("punches holes", |file| punch_hole(file, 0, LEN as u64), Harm::Changes),
     ("maps and stores", map_and_store, Harm::Changes),
     ("grows", |file| file.set_len(2 * LEN as u64), Harm::None),
 ];
@@ -165,19 +160,9 @@ enum Harm {
     None,
 }
 
-fn reopen_read_only(file: &File) -> File {
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
-}
-
 fn reopen_truncating(file: &File) -> io::Result<()> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::TRUNC.bits() as i32;
-    OpenOptions::new().write(true).custom_flags(flags).open(path).map(drop)
-}
-
-fn punch(file: &File) -> io::Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    Ok(fallocate(file, flags, 0, LEN as u64)?)
+    OpenOptions::new().write(true).custom_flags(flags).open(proc_path(file)).map(drop)
 }
 
 fn map_and_store(file: &File) -> io::Result<()> {
@@ -185,10 +170,10 @@ fn map_and_store(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Not a promise: what [`Peer::start`] starts.
+/// Not a promise: the other process.
 #[test]
 fn role_of_another_process() {
-    let Some((role, fd, mut parent)) = common::role() else { return };
+    let Some(process::Role { name: role, fd, mut parent }) = process::role() else { return };
     let file = File::from(fd);
     if let Some((_, blow, _)) = BLOWS.iter().find(|(name, ..)| *name == role) {
         return parent
@@ -199,19 +184,19 @@ fn role_of_another_process() {
 }
 
 fn start(role: &str, fd: impl AsFd, expected: &str) -> Peer {
-    let mut peer = Peer::start(role, fd);
+    let mut peer = Peer::start(ENTRY, role, fd);
     assert_eq!(peer.channel.hear(), expected, "who {role}");
     peer
 }
 
-fn unsealed() -> File {
+fn victim() -> File {
     let file = SealedFile::create("victim").unwrap().into_file();
     file.write_all_at(&vec![0x5a; LEN], 0).unwrap();
     file
 }
 
-fn sealed(seals: Seals) -> File {
-    let file = unsealed();
+fn sealed_victim(seals: Seals) -> File {
+    let file = victim();
     add_seals(&file, seals).unwrap();
     file
 }
@@ -240,7 +225,7 @@ fn dismiss(reader: Peer) {
 }
 
 fn refusal(role: &str, fd: impl AsFd) -> String {
-    let mut reader = Peer::start(role, fd);
+    let mut reader = Peer::start(ENTRY, role, fd);
     let refusal = reader.channel.hear();
     dismiss(reader);
     refusal
@@ -248,7 +233,7 @@ fn refusal(role: &str, fd: impl AsFd) -> String {
 
 #[test]
 fn a_peer_that_keeps_a_writable_mapping_is_refused() {
-    let file = unsealed();
+    let file = victim();
     let _peer = start("stores through a mapping", &file, "ready");
 
     let refused = refusal("receives", &file);
@@ -256,7 +241,7 @@ fn a_peer_that_keeps_a_writable_mapping_is_refused() {
     let refused = refusal("adopts", &file);
     assert!(refused.starts_with("CannotSeal { reason: WritableMapping"), "{refused}");
     // The peer may hide that it writes, so there may be a copy. It does not change then.
-    let mut copier = Peer::start("receives or copies", &file);
+    let mut copier = Peer::start(ENTRY, "receives or copies", &file);
     if copier.channel.hear() == "took it" {
         assert!(!changes(&mut copier));
     }
@@ -269,14 +254,14 @@ fn a_peer_that_keeps_a_writable_mapping_is_refused() {
 #[test]
 fn no_peer_reaches_the_bytes_of_a_file_that_was_taken() {
     for (blow, _, harm) in BLOWS {
-        let file = sealed(IMMUTABLE);
+        let file = sealed_victim(IMMUTABLE);
         let mut reader = start("receives", &file, "took it");
         let before = reader.channel.ask("look");
         start(blow, &file, "PermissionDenied");
         assert_eq!(reader.channel.ask("look"), before, "a peer {blow}");
         dismiss(reader);
 
-        let file = unsealed();
+        let file = victim();
         let mut control = start("maps without asking", &file, "took it");
         assert_eq!(control.channel.ask("look"), before);
         start(blow, &file, "ok");
@@ -293,7 +278,7 @@ fn no_peer_reaches_the_bytes_of_a_file_that_was_taken() {
 
 #[test]
 fn a_file_that_grows_afterwards_stays_as_long_as_it_was_taken() {
-    let file = sealed(Seals::WRITE | Seals::SHRINK);
+    let file = sealed_victim(Seals::WRITE | Seals::SHRINK);
     let refused = refusal("receives", &file);
     assert!(refused.starts_with("MissingSeals"), "{refused}");
 
@@ -307,7 +292,7 @@ fn a_file_that_grows_afterwards_stays_as_long_as_it_was_taken() {
 
 #[test]
 fn a_file_that_is_written_while_it_is_adopted_changes_no_more() {
-    let file = unsealed();
+    let file = victim();
     let mut writer = start("calls write", &file, "ready");
     let mut control = start("maps without asking", &file, "took it");
     assert!(comes_to_change(&mut control));
@@ -338,7 +323,7 @@ fn holes_that_were_read_are_filled_for_good() {
         file.set_len(LEN as u64).unwrap();
         add_seals(&file, IMMUTABLE).unwrap();
         // A descriptor for reading is one that every kernel maps shared.
-        let read_only = reopen_read_only(&file);
+        let read_only = read_only(&file);
         Mapping::shared(&read_only, READ).unwrap().checksum();
         (file, read_only)
     };
@@ -360,8 +345,8 @@ fn holes_that_were_read_are_filled_for_good() {
 #[test]
 fn pinned_pages_delay_adopting_and_prevent_it_only_while_they_last() {
     for role in ["pins pages with vmsplice", "pins pages with io_uring"] {
-        let file = unsealed();
-        let mut peer = Peer::start(role, &file);
+        let file = victim();
+        let mut peer = Peer::start(ENTRY, role, &file);
         let answer = peer.channel.hear();
         if answer.starts_with("unavailable") {
             eprintln!("not tested, who {role} is {answer}");
@@ -386,7 +371,7 @@ fn pinned_pages_delay_adopting_and_prevent_it_only_while_they_last() {
 
 #[test]
 fn a_mapping_that_lives_on_in_a_child_of_the_peer_is_noticed() {
-    let file = unsealed();
+    let file = victim();
     let mut peer = start("leaves a child with a mapping", &file, "ready");
     let refused = refusal("adopts", &file);
     assert!(refused.starts_with("CannotSeal { reason: WritableMapping"), "{refused}");
@@ -408,7 +393,7 @@ fn a_mapping_that_lives_on_in_a_child_of_the_peer_is_noticed() {
 fn a_write_seal_that_came_with_the_one_against_execution_is_not_believed_where_it_is_not_enforced()
 {
     let flipped = || {
-        let file = unsealed();
+        let file = victim();
         make_executable_by_acl(&file).map(|()| file)
     };
     let made = || {
@@ -429,7 +414,7 @@ fn a_write_seal_that_came_with_the_one_against_execution_is_not_believed_where_i
                 continue;
             }
         };
-        let mut peer = Peer::start("seals against execution", &file);
+        let mut peer = Peer::start(ENTRY, "seals against execution", &file);
         let sealed = peer.channel.hear();
         assert_eq!(peer.channel.hear(), "ready");
         let refused = refusal("receives", &file);

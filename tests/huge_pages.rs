@@ -1,11 +1,12 @@
 //! Huge pages change how fast a file is, not what it holds; what the kernel cannot do with them is an
 //! error that says what to do instead.
 
+mod support;
+
 use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, IoSlice, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,26 +15,11 @@ use rustix::io::Errno;
 use sealed_mmap::{
     CreateOptions, HugePageSize, HugePages, OutOfBounds, Refusal, SealPolicy, SealedFile,
 };
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n % 251) as u8).collect()
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or_else(|| panic!("{error}"))
-}
+use support::process::{Turn, turn};
+use support::{errno_of, meminfo, pattern};
 
 fn hugetlb() -> CreateOptions {
     CreateOptions::new().huge_pages(HugePages::HugeTlb(None))
-}
-
-/// Bytes, or a count of pages, as /proc/meminfo has it.
-fn meminfo(name: &str) -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let value = line.unwrap_or("0").trim();
-    let number = |text: &str| text.parse::<u64>().unwrap();
-    value.strip_suffix(" kB").map_or_else(|| number(value), |kib| number(kib) << 10)
 }
 
 /// Bytes per page of the default pool; 0 where the kernel has no hugetlb pages.
@@ -46,7 +32,7 @@ struct Pool {
     page: u64,
     /// What the pool is set back to.
     before: Option<String>,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Pool {
@@ -54,10 +40,7 @@ impl Pool {
 
     /// `None`, after saying so, where these pages are not to be had.
     fn with_free_pages(count: u64) -> Option<Self> {
-        static POOL: Mutex<()> = Mutex::new(());
-
-        let alone = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pool = Self { page: default_size(), before: None, _alone: alone };
+        let mut pool = Self { page: default_size(), before: None, _turn: turn() };
         let free = || meminfo("HugePages_Free") - meminfo("HugePages_Rsvd");
         if pool.page > 0 && free() < count {
             let before = fs::read_to_string(Self::SETTING).unwrap();
@@ -73,7 +56,7 @@ impl Pool {
             hugetlb().build("no pool", count * pool.page.max(4096), |_| Ok(())).unwrap_err();
         eprintln!("no {count} hugetlb pages to be had here, and that is an error: {error}");
         if error.kind() != ErrorKind::Unsupported {
-            is_lack_of_pages(&error);
+            assert_lack_of_pages(&error);
         }
         None
     }
@@ -88,10 +71,10 @@ impl Drop for Pool {
 }
 
 /// Of a draft: the error says where pages come from.
-fn is_lack_of_pages(error: &io::Error) {
+fn assert_lack_of_pages(error: &io::Error) {
     assert!(error.to_string().contains("/proc/sys/vm/nr_hugepages"), "{error}");
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>()).unwrap();
-    assert!([Errno::NOSPC, Errno::NOMEM].contains(&errno(source)), "{source}");
+    assert!([Errno::NOSPC, Errno::NOMEM].contains(&errno_of(source)), "{source}");
     assert_eq!(error.kind(), source.kind());
 }
 
@@ -185,7 +168,7 @@ fn every_size_is_asked_for_as_the_kernel_encodes_it() {
                 assert!(error.to_string().contains("no huge pages of this size"), "{error}");
             }
             // A kernel without hugetlb pages at all.
-            (Err(raw), Err(ours)) => assert_eq!(errno(&ours), raw),
+            (Err(raw), Err(ours)) => assert_eq!(errno_of(&ours), raw),
             (raw, ours) => panic!("{size:?}: {raw:?}, {ours:?}"),
         }
     }
@@ -302,7 +285,7 @@ fn more_pages_than_the_pool_has_is_an_error_and_not_a_signal() {
 
     let mut draft = hugetlb().create("too long").unwrap();
     draft.set_len(beyond).unwrap();
-    is_lack_of_pages(&draft.map_mut().unwrap_err());
+    assert_lack_of_pages(&draft.map_mut().unwrap_err());
     draft.set_len(pool.page).unwrap();
     draft.map_mut().unwrap().fill(1);
     drop(draft);
@@ -310,7 +293,7 @@ fn more_pages_than_the_pool_has_is_an_error_and_not_a_signal() {
     let mut draft = hugetlb().create("full of holes").unwrap();
     draft.set_len(beyond).unwrap();
     let sealed = draft.seal_read_only().unwrap();
-    let lack = errno(&sealed.reserve().unwrap_err());
+    let lack = errno_of(&sealed.reserve().unwrap_err());
     assert!([Errno::NOSPC, Errno::NOMEM].contains(&lack), "{lack}");
     let policy = SealPolicy::new().allow_hugetlb(true).reserve(true);
     let refused = SealedFile::receive_read_only(sealed, &policy).unwrap_err();

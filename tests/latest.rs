@@ -2,37 +2,34 @@
 //! and through the publisher's death. `SEALED_MMAP_FULL=1` for the full numbers. Needs `/proc`.
 #![cfg(target_os = "linux")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
-use runs::{in_full, is_emulated, live};
 use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{OutOfBounds, Producer, SealPolicy, SealedFile, Seals};
+use support::process::{self, Peer};
+use support::runs::{in_full, is_emulated, live};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
-/// Where a process that a test starts is told its part.
-const PART: &str = "SEALED_MMAP_TEST_PART";
 
 fn create(capacity: usize, slots: usize) -> Option<Publisher> {
     live(Publisher::create_with_slots("latest", capacity, slots))
 }
 
-fn open(publisher: &Publisher) -> Subscriber {
+fn subscribe(publisher: &Publisher) -> Subscriber {
     Subscriber::open(publisher.file()).unwrap()
 }
 
-fn receive(fd: OwnedFd) -> Subscriber {
+fn receive_subscriber(fd: OwnedFd) -> Subscriber {
     let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 30);
     Subscriber::open(&SealedFile::receive_future_write(fd, &policy).unwrap()).unwrap()
 }
@@ -70,39 +67,10 @@ fn is_whole(value: &[u8]) -> bool {
     value.len() > 4 && crc32fast::hash(&value[4..]).to_ne_bytes() == value[..4]
 }
 
-/// Runs the calling test once more, in a process that finds `part` in the environment.
-fn start(test: &str, part: &str, stdin: impl Into<Stdio>) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(PART, part)
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Which part this process has.
-fn part() -> Option<String> {
-    env::var(PART).ok()
-}
-
-fn stdin() -> OwnedFd {
-    io::stdin().as_fd().try_clone_to_owned().unwrap()
-}
-
-/// Waits for success, and takes the number behind `what` from what it printed.
-fn result(child: Child, what: &str) -> u64 {
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{}: {text}", output.status);
-    let (_, rest) = text.rsplit_once(what).unwrap_or_else(|| panic!("no {what:?} in {text:?}"));
-    rest.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn every_length_up_to_the_capacity_is_read_as_published() {
     let Some(mut publisher) = create(200, 2) else { return };
-    let mut subscriber = open(&publisher);
+    let mut subscriber = subscribe(&publisher);
     assert_eq!((publisher.capacity(), subscriber.capacity()), (200, 200));
     let bytes: Vec<u8> = (0..200).collect();
     let mut read = vec![0xff; 300];
@@ -116,7 +84,7 @@ fn every_length_up_to_the_capacity_is_read_as_published() {
 #[test]
 fn a_capacity_of_zero_still_counts() {
     let Some(mut publisher) = create(0, 2) else { return };
-    let mut subscriber = open(&publisher);
+    let mut subscriber = subscribe(&publisher);
     publisher.publish(&[]).unwrap();
     assert_eq!(subscriber.latest(&mut vec![1]).unwrap(), Some(1));
     assert!(publisher.publish(&[0]).is_err());
@@ -125,7 +93,7 @@ fn a_capacity_of_zero_still_counts() {
 #[test]
 fn a_value_that_is_too_long_is_refused_and_changes_nothing() {
     let Some(mut publisher) = create(10, 2) else { return };
-    let mut subscriber = open(&publisher);
+    let mut subscriber = subscribe(&publisher);
     publisher.publish(b"the newest").unwrap();
     let file = publisher.file().map_live().unwrap();
     let before = file.to_vec(..).unwrap();
@@ -156,7 +124,7 @@ fn slots_that_are_no_power_of_two_or_cannot_be_mapped_are_refused() {
 #[test]
 fn nothing_is_read_before_the_first_value() {
     let Some(mut publisher) = create(10, 2) else { return };
-    let mut subscriber = open(&publisher);
+    let mut subscriber = subscribe(&publisher);
     let mut value = b"from before".to_vec();
     assert_eq!(subscriber.latest(&mut value).unwrap(), None);
     assert_eq!(value, b"");
@@ -169,7 +137,7 @@ fn subscribers_see_the_newest_whenever_they_come_and_as_often_as_they_ask() {
     let Some(mut publisher) = create(10, 2) else { return };
     for n in 1..=9 {
         publisher.publish(&[n]).unwrap();
-        let mut late = open(&publisher);
+        let mut late = subscribe(&publisher);
         for _ in 0..2 {
             let mut value = Vec::new();
             assert_eq!(late.latest(&mut value).unwrap(), Some(n.into()));
@@ -181,7 +149,7 @@ fn subscribers_see_the_newest_whenever_they_come_and_as_often_as_they_ask() {
 #[test]
 fn a_publisher_that_ends_says_so_and_leaves_its_last_value() {
     let Some(mut publisher) = create(10, 2) else { return };
-    let mut subscriber = open(&publisher);
+    let mut subscriber = subscribe(&publisher);
     let file = publisher.file().try_clone().unwrap();
     publisher.publish(b"last").unwrap();
     assert_eq!(subscriber.wait(1, Duration::ZERO).unwrap(), WaitOutcome::TimedOut);
@@ -199,7 +167,7 @@ fn a_publisher_that_ends_says_so_and_leaves_its_last_value() {
 #[test]
 fn a_timeout_is_a_timeout() {
     let Some(publisher) = create(10, 2) else { return };
-    let subscriber = open(&publisher);
+    let subscriber = subscribe(&publisher);
     for timeout in [Duration::ZERO, Duration::from_nanos(1), SHORT] {
         let started = Instant::now();
         assert_eq!(subscriber.wait(0, timeout).unwrap(), WaitOutcome::TimedOut);
@@ -210,7 +178,7 @@ fn a_timeout_is_a_timeout() {
 #[test]
 fn a_quiet_value_is_read_at_once_but_wakes_nobody() {
     let Some(mut publisher) = create(10, 2) else { return };
-    let (mut subscriber, mut value) = (open(&publisher), Vec::new());
+    let (mut subscriber, mut value) = (subscribe(&publisher), Vec::new());
     assert_eq!(publisher.publish_without_wake(b"one").unwrap(), 1);
     assert_eq!(subscriber.latest(&mut value).unwrap(), Some(1));
     assert_eq!(value, b"one");
@@ -233,7 +201,7 @@ fn time_asleep(
     timeout: Duration,
     publish: impl FnOnce(&mut Publisher),
 ) -> Duration {
-    let mut subscriber = open(publisher);
+    let mut subscriber = subscribe(publisher);
     let (tell, sleeper) = mpsc::channel();
     thread::scope(|scope| {
         let reader = scope.spawn(move || {
@@ -256,53 +224,49 @@ fn time_asleep(
 #[test]
 fn a_sleeping_reader_is_woken_by_a_value_and_by_the_end() {
     const NAME: &str = "a_sleeping_reader_is_woken_by_a_value_and_by_the_end";
-    if part().is_some() {
-        let subscriber = receive(stdin());
-        println!("sleeps");
+    if let Some(mut role) = process::role() {
+        let subscriber = receive_subscriber(role.fd);
+        role.parent.tell("sleeps");
         let outcomes = [subscriber.wait(0, LONG).unwrap(), subscriber.wait(1, LONG).unwrap()];
         assert_eq!(outcomes, [WaitOutcome::Newer, WaitOutcome::Ended]);
-        return println!("woken 2");
+        return role.parent.tell("woken");
     }
     let Some(mut publisher) = create(10, 2) else { return };
     let started = Instant::now();
     let readers = [(); 2].map(|()| {
-        let mut child = start(NAME, "reader", publisher.file().try_clone().unwrap());
-        let (mut text, mut byte) = (String::new(), [0]);
-        while !text.ends_with("sleeps\n") {
-            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
-            text.push(byte[0].into());
-        }
-        child
+        let mut reader = Peer::start(NAME, "reader", publisher.file());
+        assert_eq!(reader.channel.hear(), "sleeps");
+        reader
     });
     thread::sleep(SHORT);
     publisher.publish(b"morning").unwrap();
     thread::sleep(SHORT);
     drop(publisher);
-    assert_eq!(readers.map(|reader| result(reader, "woken ")), [2; 2]);
+    for mut reader in readers {
+        assert_eq!(reader.channel.hear(), "woken");
+        assert!(reader.wait().success());
+    }
     assert!(started.elapsed() < LONG);
 }
 
 #[test]
 fn a_reader_that_stands_still_does_not_hold_the_publisher_up() {
     const NAME: &str = "a_reader_that_stands_still_does_not_hold_the_publisher_up";
-    if part().is_some() {
-        let mut subscriber = receive(stdin());
-        println!("reads");
+    if let Some(mut role) = process::role() {
+        let mut subscriber = receive_subscriber(role.fd);
+        role.parent.tell("reads");
         loop {
             let _ = subscriber.latest(&mut Vec::new());
         }
     }
     let Some(mut publisher) = create(1 << 16, 2) else { return };
     publisher.publish(&[1; 1 << 16]).unwrap();
-    let mut child = start(NAME, "reader", publisher.file().try_clone().unwrap());
-    child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut reader = Peer::start(NAME, "reader", publisher.file());
+    assert_eq!(reader.channel.hear(), "reads");
+    rustix::process::kill_process(reader.pid(), rustix::process::Signal::STOP).unwrap();
     for n in 2..1000 {
         assert_eq!(publisher.publish(&[n as u8; 1 << 16]).unwrap(), n);
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]
@@ -311,8 +275,8 @@ fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before(
         "values_read_in_other_processes_are_whole_and_never_older_than_the_one_before";
     const READERS: u64 = 2;
     let reads = if in_full() { 10_000_000 } else { 100_000 } / READERS;
-    if part().is_some() {
-        let (mut subscriber, values) = (receive(stdin()), Values::new(4096));
+    if let Some(mut role) = process::role() {
+        let (mut subscriber, values) = (receive_subscriber(role.fd), Values::new(4096));
         assert_eq!(subscriber.wait(0, LONG).unwrap(), WaitOutcome::Newer);
         let (mut value, mut seen, mut distinct) = (Vec::new(), 0, 0_u64);
         let (mut read, mut overtaken) = (0, 0_u64);
@@ -336,14 +300,21 @@ fn values_read_in_other_processes_are_whole_and_never_older_than_the_one_before(
                 }
             }
         }
-        eprintln!("{read} reads of {distinct} values among {seen}; {overtaken} given up");
-        return println!("distinct {distinct}");
+        role.parent.tell(distinct);
+        return role.parent.tell(format_args!("{read} reads among {seen}; {overtaken} given up"));
     }
     let Some(mut publisher) = create(4096, 4) else { return };
     let values = Values::new(4096);
-    let readers = [(); READERS as usize]
-        .map(|()| start(NAME, "reader", publisher.file().try_clone().unwrap()));
-    let readers = thread::spawn(|| readers.map(|reader| result(reader, "distinct ")));
+    let readers = [(); READERS as usize].map(|()| Peer::start(NAME, "reader", publisher.file()));
+    let readers = thread::spawn(|| {
+        readers.map(|mut reader| {
+            let status = reader.wait();
+            let distinct = reader.channel.hear();
+            assert!(status.success(), "{status}: {distinct}");
+            eprintln!("{distinct} distinct values, {}", reader.channel.hear());
+            distinct.parse::<u64>().unwrap()
+        })
+    });
     let mut number = 0;
     while !readers.is_finished() {
         values.publish_next(&mut publisher, &mut number);
@@ -385,10 +356,9 @@ fn values_that_are_simply_copied_are_torn() {
 fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
     const NAME: &str = "a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout";
     const CAPACITY: usize = 1 << 16; // so long that the kill mostly comes while it is copied
-    if part().is_some() {
+    if let Some(role) = process::role() {
         let mut publisher = create(CAPACITY, 2).unwrap();
-        let socket = UnixStream::from(stdin());
-        send_fds(&socket, b"!", &[publisher.file().as_fd()]).unwrap();
+        send_fds(&role.fd, b"!", &[publisher.file().as_fd()]).unwrap();
         let (values, mut number) = (Values::new(CAPACITY), 0);
         loop {
             values.publish_next(&mut publisher, &mut number);
@@ -402,7 +372,7 @@ fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
     let mut halfway = 0;
     for kill in 0..kills {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut child = start(NAME, "publisher", OwnedFd::from(theirs));
+        let child = Peer::start(NAME, "publisher", theirs);
         let (_, fd) = recv_fd(&ours, &mut [0]).unwrap();
         let fd = fd.unwrap();
         let file = SealedFile::receive_future_write(fd, &SealPolicy::new()).unwrap();
@@ -411,8 +381,7 @@ fn a_publisher_that_is_killed_leaves_a_whole_value_and_shows_as_a_timeout() {
         thread::sleep(Duration::from_nanos(kill * 7919 % 400_000));
 
         let mut seen = subscriber.latest(&mut value).unwrap_or_default().unwrap_or(0);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         for _ in 0..2 {
             let number = subscriber.latest(&mut value).unwrap().unwrap();
             assert!(number >= seen);

@@ -2,17 +2,17 @@
 //! crashes, hangs, reads beyond the value, or goes back. `SEALED_MMAP_FULL=1` for long runs.
 #![cfg(target_os = "linux")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use runs::{in_full, is_alone, live};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::{FutureWriteSealed, Producer, SealPolicy, SealedFile, Seals, add_seals};
+use support::process::is_alone;
+use support::runs::{in_full, live};
 
 const CAPACITY: usize = 1000;
 const SLOTS: usize = 4;
@@ -117,7 +117,7 @@ fn readers_stand(mut producer: Producer, mut attack: impl FnMut(&mut Producer, &
 }
 
 /// What the refusal says.
-fn refused(file: &SealedFile<FutureWriteSealed>, what: &str) -> String {
+fn refused_to_open(file: &SealedFile<FutureWriteSealed>, what: &str) -> String {
     let error = Subscriber::open(file).expect_err(what);
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
     error.to_string()
@@ -272,7 +272,7 @@ fn a_header_that_changes_after_opening_changes_nothing() {
         assert_eq!(subscriber.latest(&mut value).unwrap(), Some(3));
         assert_eq!((&value[..], subscriber.capacity()), (&b"three"[..], CAPACITY));
         if slots > 2 {
-            refused(producer.file(), "what the header says now");
+            refused_to_open(producer.file(), "what the header says now");
         }
     }
 }
@@ -303,9 +303,10 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
         producer.write_at(CAPACITY_FIELD, &capacity.to_ne_bytes()).unwrap();
         match fits {
             true => drop(open(&producer)),
-            false => {
-                messages.push(refused(producer.file(), &format!("{slots} slots, {capacity} bytes")))
-            }
+            false => messages.push(refused_to_open(
+                producer.file(),
+                &format!("{slots} slots, {capacity} bytes"),
+            )),
         }
     }
     let (longer, there) = (FIRST_SLOT + slots * (STRIDE + 128), producer.len());
@@ -328,7 +329,7 @@ fn a_file_of_something_else_is_not_opened() {
         let mut before = [0];
         producer.read_at(byte, &mut before).unwrap();
         producer.write_at(byte, &[before[0] ^ 1]).unwrap();
-        refused(producer.file(), &format!("magic, version or word size at {byte}"));
+        refused_to_open(producer.file(), &format!("magic, version or word size at {byte}"));
         producer.write_at(byte, &before).unwrap();
     }
     drop(open(&producer));
@@ -339,7 +340,7 @@ fn a_file_of_something_else_is_not_opened() {
         let mut before = [0; 4];
         producer.read_at(field, &mut before).unwrap();
         producer.write_at(field, &7_u32.to_ne_bytes()).unwrap();
-        assert_eq!(refused(producer.file(), "7"), message);
+        assert_eq!(refused_to_open(producer.file(), "7"), message);
         producer.write_at(field, &before).unwrap();
     }
 
@@ -349,7 +350,7 @@ fn a_file_of_something_else_is_not_opened() {
             file.copy_from_slice(&bytes[..len]);
             Ok(())
         });
-        let message = refused(short.unwrap().file(), &format!("the first {len} bytes"));
+        let message = refused_to_open(short.unwrap().file(), &format!("the first {len} bytes"));
         assert!(message.contains(&format!("{len}")), "{message}");
     }
 }

@@ -10,8 +10,7 @@
 #![allow(dead_code, reason = "the model needs a part of the protocol")]
 #![allow(clippy::duplicate_mod, clippy::unnecessary_cast, reason = "each time with other words")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,7 +94,7 @@ const WAIT: Run = Run { during: &[2], ..RUN };
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound =
-        builder.preemption_bound.or(Some(if runs::in_full() { 4 } else { 2 }));
+        builder.preemption_bound.or(Some(if support::runs::in_full() { 4 } else { 2 }));
     builder.check(model);
 }
 

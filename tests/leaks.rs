@@ -2,16 +2,17 @@
 //! One test only, for it counts what the whole process has.
 #![cfg(target_os = "linux")]
 
-mod common;
+mod support;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use common::mapping::{Mapping, READ_WRITE};
-use common::runs::{is_emulated, rounds};
 use sealed_mmap::{CreateOptions, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals};
+use support::mapping::{Mapping, READ_WRITE};
+use support::process::open_descriptors;
+use support::runs::{is_emulated, rounds};
 
 /// What a process can leak.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ fn possessions() -> Possessions {
     let status = read("/proc/self/status");
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
     Possessions {
-        descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
+        descriptors: open_descriptors(),
         mappings: read("/proc/self/maps").lines().count(),
         address_space: size.trim().trim_end_matches(" kB").parse().unwrap(),
     }

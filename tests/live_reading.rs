@@ -2,42 +2,33 @@
 //! words, in order, within its bounds. Needs `/proc`; runs as any user.
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code, reason = "not every helper is used here")]
-#[path = "common/kernel.rs"]
-mod kernel;
+mod support;
 
-#[path = "common/runs.rs"]
-mod runs;
-
-use std::env;
 use std::fs::File;
-use std::io::{self, Read, Write};
 use std::ops::Bound;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::fchown;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel::*;
-use runs::in_full;
 use rustix::process::geteuid;
 use sealed_mmap::{
     LiveMap, OutOfBounds, Producer, Refusal, SealPolicy, SealedFile, Seals, add_seals,
 };
+use support::files::contents;
+use support::kernel::*;
+use support::process::{self, Peer};
+use support::runs::{in_full, live};
+use support::salted_pattern;
 
 const WORD: usize = size_of::<usize>();
 
 /// `None` where the system has no producers: then that is what is checked.
-fn live(len: usize) -> Option<(Producer, LiveMap)> {
-    let producer = runs::live(Producer::create("live", len as u64))?;
+fn live_map(len: usize) -> Option<(Producer, LiveMap)> {
+    let producer = live(Producer::create("live", len as u64))?;
     let map = producer.file().map_live().unwrap();
     Some((producer, map))
-}
-
-fn numbered(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n * 7 + n / 251) as u8).collect()
 }
 
 /// How long to look for what has to happen, and how long to wait before it counts as never.
@@ -57,8 +48,8 @@ impl Drop for SetOnDrop<'_> {
 #[test]
 fn every_range_is_read_as_it_was_written() {
     let len = 43; // no multiple of a word
-    let Some((mut producer, map)) = live(len) else { return };
-    let model = numbered(len);
+    let Some((mut producer, map)) = live_map(len) else { return };
+    let model = salted_pattern(len, 0);
     producer.write_at(0, &model).unwrap();
     for start in 0..=len {
         for end in start..=len {
@@ -73,8 +64,8 @@ fn every_range_is_read_as_it_was_written() {
 #[test]
 fn ranges_across_lines_and_pages_are_read_as_they_were_written() {
     let len = (128 << 10) + 21;
-    let Some((mut producer, map)) = live(len) else { return };
-    let model = numbered(len);
+    let Some((mut producer, map)) = live_map(len) else { return };
+    let model = salted_pattern(len, 0);
     producer.write_at(0, &model).unwrap();
     let edges =
         [0, 1, 7, 8, 63, 64, 65, 4095, 4096, 65_535, 65_536, 131_071, 131_072, len - 1, len];
@@ -87,7 +78,7 @@ fn ranges_across_lines_and_pages_are_read_as_they_were_written() {
 
 #[test]
 fn every_kind_of_range_can_be_named() {
-    let Some((mut producer, map)) = live(5) else { return };
+    let Some((mut producer, map)) = live_map(5) else { return };
     producer.write_at(0, b"hello").unwrap();
     assert_eq!(map.to_vec(..).unwrap(), b"hello");
     assert_eq!(map.to_vec(1..).unwrap(), b"ello");
@@ -110,7 +101,7 @@ fn every_kind_of_range_can_be_named() {
 
 #[test]
 fn out_of_bounds_says_what_and_reads_nothing() {
-    let Some((_producer, map)) = live(10) else { return };
+    let Some((_producer, map)) = live_map(10) else { return };
     for (offset, len) in [(0, 11), (8, 3), (10, 1), (11, 0), (11, 1), (u64::MAX, 1), (u64::MAX, 0)]
     {
         let mut target = vec![0xee; len];
@@ -123,7 +114,7 @@ fn out_of_bounds_says_what_and_reads_nothing() {
 
 #[test]
 fn an_empty_file_can_be_mapped() {
-    let Some((_producer, map)) = live(0) else { return };
+    let Some((_producer, map)) = live_map(0) else { return };
     assert!(map.is_empty());
     assert_eq!(map.to_vec(..).unwrap(), b"");
     assert_eq!(map.to_vec(..1), Err(OutOfBounds { offset: 0, len: 1, size: 0 }));
@@ -131,42 +122,32 @@ fn an_empty_file_can_be_mapped() {
 
 #[test]
 fn another_process_sees_what_is_written_meanwhile() {
-    const CHILD: &str = "SEALED_MMAP_TEST_READER";
-    if env::var_os(CHILD).is_some() {
-        let fd = io::stdin().as_fd().try_clone_to_owned().unwrap();
-        let file = SealedFile::receive_future_write(fd, &SealPolicy::new()).unwrap();
+    const NAME: &str = "another_process_sees_what_is_written_meanwhile";
+    if let Some(mut role) = process::role() {
+        let file = SealedFile::receive_future_write(role.fd, &SealPolicy::new()).unwrap();
         let map = file.map_live().unwrap();
         let mut seen = [0; 9];
         let deadline = Instant::now() + patience().1;
-        io::stderr().write_all(b"+").unwrap();
+        role.parent.tell("maps");
         while &seen != b"meanwhile" {
             assert!(Instant::now() < deadline);
             map.read_at(4091, &mut seen).unwrap();
         }
         return;
     }
-    let Some((mut producer, _)) = live(8192) else { return };
-    let mut child = Command::new("/proc/self/exe")
-        .args(["--exact", "another_process_sees_what_is_written_meanwhile", "--nocapture"])
-        .env(CHILD, "1")
-        .stdin(Stdio::from(producer.file().try_clone().unwrap()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut mapped = [0];
-    child.stderr.take().unwrap().read_exact(&mut mapped).unwrap();
-    assert_eq!(mapped, *b"+");
-    assert!(child.try_wait().unwrap().is_none());
+    let Some((mut producer, _)) = live_map(8192) else { return };
+    let mut reader = Peer::start(NAME, "reader", producer.file());
+    assert_eq!(reader.channel.hear(), "maps");
+    assert!(reader.status().is_none());
     producer.write_at(4091, b"meanwhile").unwrap();
-    assert!(child.wait().unwrap().success());
+    assert!(reader.wait().success());
 }
 
 /// While one thread writes, by whole words, files full of one byte each.
 #[test]
 fn no_word_is_ever_torn() {
     let len = 3 * 4096 + 3 * WORD;
-    let Some((mut producer, map)) = live(len) else { return };
+    let Some((mut producer, map)) = live_map(len) else { return };
     let done = AtomicBool::new(false);
     let (least, most) = patience();
     let (mut mixed, mut torn_between_words) = (false, false);
@@ -200,7 +181,7 @@ fn no_word_is_ever_torn() {
 /// A record is written before its number, so whoever reads a number finds its record or a later one.
 #[test]
 fn calls_are_seen_in_order() {
-    let Some((mut producer, map)) = live(4096 + 64) else { return };
+    let Some((mut producer, map)) = live_map(4096 + 64) else { return };
     let done = AtomicBool::new(false);
     let (least, most) = patience();
     thread::scope(|scope| {
@@ -260,7 +241,7 @@ fn a_map_from_a_writable_descriptor_does_not_keep_the_file_from_being_finished()
 
 #[test]
 fn a_file_that_anybody_can_write_is_not_received_as_live() {
-    let file = OwnedFd::from(sealed(SHRINK));
+    let file = OwnedFd::from(sealed_draft(SHRINK));
     let refused = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap_err();
     let Refusal::MissingSeals { missing, .. } = refused.reason() else { panic!("{refused}") };
     assert_eq!(*missing, Seals::FUTURE_WRITE);
@@ -268,7 +249,7 @@ fn a_file_that_anybody_can_write_is_not_received_as_live() {
 
 #[test]
 fn a_live_file_of_another_owner_than_the_policy_names_is_refused() {
-    let Some((producer, _map)) = live(1) else { return };
+    let Some((producer, _map)) = live_map(1) else { return };
     let own = geteuid().as_raw();
     let mut owners = vec![own];
     match fchown(producer.file(), Some(4242), None) {
@@ -301,7 +282,7 @@ fn a_live_file_of_another_owner_than_the_policy_names_is_refused() {
 fn a_live_map_can_move_and_be_shared_across_threads() {
     fn assert<T: Send + Sync + std::fmt::Debug + 'static>() {}
     assert::<LiveMap>();
-    let Some((mut producer, map)) = live(8) else { return };
+    let Some((mut producer, map)) = live_map(8) else { return };
     producer.write_at(0, b"anywhere").unwrap();
     drop(producer);
     let read = thread::spawn(move || map.to_vec(..).unwrap());
@@ -312,7 +293,7 @@ fn a_live_map_can_move_and_be_shared_across_threads() {
 /// the system allows that, for finishing is refused on some kernels otherwise.
 fn future_write_sealed(others: Seals) -> Option<OwnedFd> {
     let options = sealed_mmap::CreateOptions::new().executable(memfd_noexec() != Some(2));
-    let file = filled(options.create("live").unwrap().into_file());
+    let file = fill(options.create("live").unwrap().into_file());
     add_seals(&file, others | FUTURE_WRITE).unwrap();
     (memfd_noexec() != Some(2)).then(|| file.into())
 }

@@ -6,11 +6,7 @@
     reason = "pinning pages is one of the attacks, and a kernel is made to look old"
 )]
 
-#[allow(dead_code, reason = "not every attack is used here")]
-#[path = "common/kernel.rs"]
-mod kernel;
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::fs::File;
 use std::io;
@@ -19,9 +15,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use kernel::*;
 use memmap2::{Mmap, MmapOptions};
-use runs::{is_alone, is_emulated, live, rounds, traces};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::pipe::{IoSliceRaw, SpliceFlags, pipe, splice, vmsplice};
@@ -31,11 +25,16 @@ use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePages, OutOfBounds, Producer, Refusal, SealFailure,
     SealPolicy, SealedFile, Seals, add_seals, get_seals,
 };
+use support::files::{contents, read_write};
+use support::kernel::*;
+use support::process::is_alone;
+use support::runs::{is_emulated, live, rounds, traces};
+use support::salted_pattern;
 
 const PAGE: u64 = 64 << 10; // a multiple of every page size in use
 
 /// `None` where the system has no producers: then that is what is checked.
-fn build(len: u64, fill: impl FnOnce(&mut [u8])) -> Option<Producer> {
+fn build_producer(len: u64, fill: impl FnOnce(&mut [u8])) -> Option<Producer> {
     let built = Producer::build("producer", len, |bytes| {
         fill(bytes);
         Ok(())
@@ -45,11 +44,7 @@ fn build(len: u64, fill: impl FnOnce(&mut [u8])) -> Option<Producer> {
 
 /// As the attempts want it.
 fn full_of_a() -> Option<Producer> {
-    build(LEN, |bytes| bytes.fill(b'a'))
-}
-
-fn numbered(len: usize, salt: usize) -> Vec<u8> {
-    (0..len).map(|n| (n * 7 + n / 251 + salt) as u8).collect()
+    build_producer(LEN, |bytes| bytes.fill(b'a'))
 }
 
 fn shared_file(producer: &Producer) -> File {
@@ -60,7 +55,7 @@ fn shared_file(producer: &Producer) -> File {
 fn writable_file(producer: &Producer) -> File {
     let file = shared_file(producer);
     chmod(&file, 0o666).unwrap();
-    reopened(&file)
+    read_write(&file)
 }
 
 /// Runs as another user, or says that it cannot.
@@ -107,10 +102,10 @@ fn what_is_shared_can_only_read() {
     let file = shared_file(&producer);
     assert_eq!(fcntl_getfl(&file).unwrap() & OFlags::RWMODE, OFlags::RDONLY);
     assert_eq!(mode(&file), 0o444);
-    refused("write(2)", file.write_at(b"!", 0), Errno::BADF);
-    refused("a writable mapping", map_shared(&file), Errno::ACCESS);
+    fails_with("write(2)", file.write_at(b"!", 0), Errno::BADF);
+    fails_with("a writable mapping", map_shared(&file), Errno::ACCESS);
     for seals in [Seals::SEAL, Seals::WRITE, Seals::empty()] {
-        refused("a seal", add_seals(&file, seals), Errno::PERM);
+        fails_with("a seal", add_seals(&file, seals), Errno::PERM);
     }
     let error = producer.file().try_clone().unwrap().finish().unwrap_err();
     assert_eq!(error.reason(), SealFailure::NotAllowed);
@@ -127,7 +122,7 @@ fn another_user_cannot_open_it_for_writing() {
         // Then not even the owner can, without changing the mode first.
         None => attempts(),
     };
-    refused("open", live, Errno::ACCESS);
+    fails_with("open", live, Errno::ACCESS);
     control.unwrap();
 }
 
@@ -202,8 +197,8 @@ fn its_owner_prevents_finishing_by_an_exec_seal_where_the_write_seal_is_then_not
 #[test]
 fn every_range_is_written_and_nothing_beside_it() {
     let len = 43; // no multiple of a word
-    let (old, new) = (numbered(len, 1), numbered(len, 2));
-    let Some(mut producer) = build(len as u64, |bytes| bytes.copy_from_slice(&old)) else {
+    let (old, new) = (salted_pattern(len, 1), salted_pattern(len, 2));
+    let Some(mut producer) = build_producer(len as u64, |bytes| bytes.copy_from_slice(&old)) else {
         return;
     };
     for start in 0..=len {
@@ -219,13 +214,13 @@ fn every_range_is_written_and_nothing_beside_it() {
 #[test]
 fn ranges_across_lines_and_pages_are_written_and_read_back() {
     let len = 2 * PAGE as usize + 21;
-    let Some(mut producer) = build(len as u64, |_| ()) else { return };
+    let Some(mut producer) = build_producer(len as u64, |_| ()) else { return };
     let mut model = vec![0; len];
     let edges =
         [0, 1, 7, 8, 63, 64, 65, 4095, 4096, 65_535, 65_536, 131_071, 131_072, len - 1, len];
     for (salt, start) in edges.into_iter().enumerate() {
         for end in edges.into_iter().filter(|end| *end >= start) {
-            let bytes = numbered(end - start, salt);
+            let bytes = salted_pattern(end - start, salt);
             producer.write_at(start as u64, &bytes).unwrap();
             model[start..end].copy_from_slice(&bytes);
             let mut back = vec![0; bytes.len()];
@@ -238,7 +233,7 @@ fn ranges_across_lines_and_pages_are_written_and_read_back() {
 
 #[test]
 fn nothing_is_written_behind_the_end() {
-    let Some(mut producer) = build(11, |bytes| bytes.fill(0xff)) else { return };
+    let Some(mut producer) = build_producer(11, |bytes| bytes.fill(0xff)) else { return };
     producer.write_at(0, &[0xff; 11]).unwrap();
     producer.write_at(10, &[0xff]).unwrap();
     let file = shared_file(&producer);
@@ -252,7 +247,7 @@ fn nothing_is_written_behind_the_end() {
 
 #[test]
 fn out_of_bounds_says_what_and_changes_nothing() {
-    let Some(mut producer) = build(10, |_| ()) else { return };
+    let Some(mut producer) = build_producer(10, |_| ()) else { return };
     for (offset, len) in [(0, 11), (8, 3), (10, 1), (11, 0), (11, 1), (u64::MAX, 1), (u64::MAX, 0)]
     {
         let mut bytes = vec![0xff; len];
@@ -267,7 +262,7 @@ fn out_of_bounds_says_what_and_changes_nothing() {
 
 #[test]
 fn an_empty_file_works() {
-    let Some(mut producer) = build(0, |bytes| assert!(bytes.is_empty())) else { return };
+    let Some(mut producer) = build_producer(0, |bytes| assert!(bytes.is_empty())) else { return };
     assert!(producer.is_empty());
     producer.write_at(0, b"").unwrap();
     producer.read_at(0, &mut []).unwrap();
@@ -280,7 +275,7 @@ fn an_empty_file_works() {
 fn memory_is_there_from_the_start() {
     let options = CreateOptions::new();
     for options in [options, options.huge_pages(HugePages::Transparent)] {
-        let Some(_) = build(1, |_| ()) else { return };
+        let Some(_) = build_producer(1, |_| ()) else { return };
         let producer = options.create_producer("producer", 1 << 20).unwrap();
         assert!(producer.file().metadata().unwrap().blocks() * 512 >= 1 << 20);
     }
@@ -290,7 +285,7 @@ fn memory_is_there_from_the_start() {
 
 /// A live file of huge pages, and how large one is; `None` says what the system lacks for it.
 fn huge(pages: u64) -> Option<(Producer, u64)> {
-    build(1, |_| ())?;
+    build_producer(1, |_| ())?;
     let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
     let made = options.create("page size").and_then(|file| {
         let page = file.metadata()?.blksize();
@@ -336,16 +331,16 @@ fn receivers_refuse_live_huge_pages_unless_their_policy_allows_them() {
 
 #[test]
 fn options_that_contradict_a_live_file_are_refused() {
-    let Some(_) = build(1, |_| ()) else { return };
+    let Some(_) = build_producer(1, |_| ()) else { return };
     let executable = CreateOptions::new().executable(true).create_producer("producer", 1);
     assert_eq!(executable.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let unsealable = CreateOptions::new().allow_sealing(false).create_producer("producer", 1);
-    refused("a producer without sealing", unsealable, Errno::PERM);
+    fails_with("a producer without sealing", unsealable, Errno::PERM);
 }
 
 #[test]
 fn what_fill_writes_is_there_and_what_it_returns_comes_back() {
-    let Some(producer) = build(5, |bytes| bytes.copy_from_slice(b"hello")) else { return };
+    let Some(producer) = build_producer(5, |bytes| bytes.copy_from_slice(b"hello")) else { return };
     assert_eq!(contents(&shared_file(&producer)), b"hello");
     let refusal = Producer::build("producer", 5, |_| Err(io::Error::other("no")));
     assert_eq!(refusal.unwrap_err().to_string(), "no");
@@ -379,10 +374,12 @@ fn finishing_succeeds_while_readers_map_and_read() {
     for round in 0..rounds {
         // The fewer pages there are, the likelier it is that one is in use.
         let len = [8, PAGE as usize, LEN as usize][round % 3];
-        let Some(mut producer) = build(len as u64, |bytes| bytes.fill(b'a')) else { return };
+        let Some(mut producer) = build_producer(len as u64, |bytes| bytes.fill(b'a')) else {
+            return;
+        };
         let (reading, reads, done) =
             (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let expected = numbered(len, round);
+        let expected = salted_pattern(len, round);
         thread::scope(|scope| {
             let readers = [(); 2].map(|()| {
                 let file = producer.file().try_clone().unwrap();
@@ -498,7 +495,7 @@ fn without_proc_creating_is_unsupported_and_leaves_nothing() {
     if !is_alone("without_proc_creating_is_unsupported_and_leaves_nothing") {
         return;
     }
-    let Some(_) = build(1, |_| ()) else { return };
+    let Some(_) = build_producer(1, |_| ()) else { return };
     let root = File::open("/").unwrap();
     if let Err(error) = chroot(std::env::temp_dir()) {
         assert_eq!(error, Errno::PERM);
@@ -519,7 +516,7 @@ fn creating_takes_two_descriptors_and_with_fewer_leaves_nothing() {
     if !is_alone("creating_takes_two_descriptors_and_with_fewer_leaves_nothing") {
         return;
     }
-    let Some(_) = build(1, |_| ()) else { return };
+    let Some(_) = build_producer(1, |_| ()) else { return };
     let limit = getrlimit(Resource::Nofile);
     let with_room = |room: usize| {
         // The limit is on numbers.
@@ -574,10 +571,10 @@ fn forget_future_write() -> io::Result<()> {
 
 #[test]
 fn a_kernel_without_the_seal_has_no_producers_and_creating_leaves_nothing() {
-    let Some(_) = build(1, |_| ()) else { return };
+    let Some(_) = build_producer(1, |_| ()) else { return };
     let create = || -> io::Result<_> {
         forget_future_write()?;
-        refused("the seal", add_seals(draft(), FUTURE_WRITE), Errno::INVAL);
+        fails_with("the seal", add_seals(draft(), FUTURE_WRITE), Errno::INVAL);
         add_seals(draft(), FIXED_SIZE | WRITE).unwrap();
         Ok(Producer::create("old kernel", 1))
     };

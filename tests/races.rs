@@ -3,7 +3,7 @@
 //! wrong in the worst way is a SIGBUS, which ends the whole test.
 #![cfg(target_os = "linux")]
 
-mod common;
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,28 +12,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::mapping::{Mapping, READ, READ_WRITE};
-use common::runs::rounds;
-use common::{Channel, Peer, checksum};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{CreateOptions, Refusal, SealPolicy, SealedFile, Seals, add_seals};
+use support::checksum;
+use support::mapping::{Mapping, READ, READ_WRITE};
+use support::process::{self, Channel, ENTRY, Peer, Role, turn};
+use support::runs::rounds;
 
 const LEN: usize = 1 << 14;
 
-fn unsealed() -> File {
+fn zeros() -> File {
     let file = SealedFile::create("race").unwrap().into_file();
     file.set_len(LEN as u64).unwrap();
     file
-}
-
-/// Other tests' processes would take the processors from those that are to meet.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How often each thing happened.
@@ -115,7 +109,7 @@ impl Attacker {
     fn start(attack: &str) -> Self {
         let (files, theirs) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        Self { process: Peer::start(attack, theirs), files }
+        Self { process: Peer::start(ENTRY, attack, theirs), files }
     }
 
     /// Sees this attack begin, which goes on until the next one.
@@ -125,7 +119,7 @@ impl Attacker {
     }
 }
 
-/// What [`Attacker::start`] starts, until it is killed.
+/// In the process of an [`Attacker`], until it is killed.
 fn attack_whatever_comes(attack: Attack, files: OwnedFd, parent: &mut Channel) -> ! {
     let (mut target, mut turn) = (None, 0);
     loop {
@@ -162,12 +156,12 @@ fn is_steady(checksum: impl Fn() -> u32) -> bool {
 
 #[test]
 fn no_write_lands_after_the_seal() {
-    let _alone = alone();
+    let _turn = turn();
     for attack in ["write", "store"] {
         let mut outcomes = Outcomes::default();
         let mut attacker = Attacker::start(attack);
         for round in 0..rounds(500, 50_000) {
-            let file = unsealed();
+            let file = zeros();
             attacker.attack(&file, round);
             // Half of the files are sealed while one write follows the other.
             if round % 2 == 0 {
@@ -194,12 +188,12 @@ fn no_write_lands_after_the_seal() {
 /// The control of the test above.
 #[test]
 fn writes_do_land_without_the_seal() {
-    let _alone = alone();
+    let _turn = turn();
     for attack in ["write", "store"] {
         let mut outcomes = Outcomes::default();
         let mut attacker = Attacker::start(attack);
         for round in 0..rounds(200, 2_000) {
-            let file = unsealed();
+            let file = zeros();
             attacker.attack(&file, round);
             let map = Mapping::shared(&file, READ).unwrap();
             // More often than where nothing may change, for the writer has to be at work meanwhile.
@@ -214,7 +208,7 @@ fn writes_do_land_without_the_seal() {
 /// Seals in every order while the length changes: what is taken at last has been seen in full.
 #[test]
 fn whatever_a_peer_does_meanwhile_what_is_received_is_whole_and_steady() {
-    let _alone = alone();
+    let _turn = turn();
     let mut outcomes = Outcomes::default();
     let mut attacker = Attacker::start("mixed");
     for round in 0..rounds(1_000, 100_000) {
@@ -247,10 +241,10 @@ fn whatever_a_peer_does_meanwhile_what_is_received_is_whole_and_steady() {
     assert_ne!(outcomes.count("received") + outcomes.count("untrusted write seal"), 0);
 }
 
-/// Not a promise: what [`Peer::start`] starts.
+/// Not a promise: the other process.
 #[test]
 fn role_of_another_process() {
-    let Some((role, fd, mut parent)) = common::role() else { return };
+    let Some(Role { name: role, fd, mut parent }) = process::role() else { return };
     if let Some((_, attack)) = ATTACKS.iter().find(|(name, _)| *name == role) {
         attack_whatever_comes(*attack, fd, &mut parent);
     }
@@ -266,9 +260,9 @@ fn role_of_another_process() {
 
 #[test]
 fn a_reader_that_trusts_the_length_alone_dies() {
-    let _alone = alone();
-    let file = unsealed();
-    let mut reader = Peer::start("reader", &file);
+    let _turn = turn();
+    let file = zeros();
+    let mut reader = Peer::start(ENTRY, "reader", &file);
     assert_eq!(reader.channel.hear(), "ready");
     let begin = Instant::now();
     let status = loop {
@@ -286,12 +280,12 @@ fn a_reader_that_trusts_the_length_alone_dies() {
 
 #[test]
 fn senders_that_keep_mapping_cannot_hold_adopting_up() {
-    let _alone = alone();
+    let _turn = turn();
     let mut outcomes = Outcomes::default();
     let mut longest = Duration::ZERO;
     let mut senders = [(); 2].map(|()| Attacker::start("store"));
     for round in 0..rounds(500, 20_000) {
-        let file = unsealed();
+        let file = zeros();
         senders.iter_mut().for_each(|sender| sender.attack(&file, round));
         let begin = Instant::now();
         let adopted = SealedFile::adopt_read_only(file, &SealPolicy::new());

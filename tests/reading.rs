@@ -1,8 +1,7 @@
 //! Whatever way an immutable file is read, it is the same bytes; maps are owned, exact and bounded.
 #![allow(unsafe_code, reason = "unshare(2) can take much away, and so is unsafe")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -12,24 +11,17 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::sync::OnceLock;
 use std::thread;
 
-use runs::is_alone;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_getfd};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
 };
 use sealed_mmap::{OutOfBounds, ReadOnlyMap, SealedFile};
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n % 251) as u8).collect()
-}
+use support::process::is_alone;
+use support::{errno, pattern};
 
 fn file_of(bytes: &[u8]) -> SealedFile {
     SealedFile::from_bytes("read", bytes).unwrap()
-}
-
-fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
-    result.map_err(|error| Errno::from_io_error(&error).unwrap_or_else(|| panic!("{error}")))
 }
 
 /// Checks one range against what a slice of the same bytes would give.

@@ -1,10 +1,7 @@
 //! Receiving: what is taken from a peer, and what is refused, judged on real descriptors.
 #![cfg(target_os = "linux")]
 
-#[path = "common/files.rs"]
-mod files;
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -21,18 +18,19 @@ use sealed_mmap::{
     FutureWriteSealed, ReadOnlySealed, Refusal, SealFailure, SealPolicy, SealedFile, Seals, State,
 };
 
-use files::{
+use support::files::{
     IMMUTABLE, LIVE, UNCHECKED, every_set, exec_seal_is_checked, executable, filled, is_root,
     is_too_old_for, look, map_writable, memfd, ordinary_file, reopen, seal, sealed, seals_of,
     tmpfs, tmpfs_file, write_seal_counts,
 };
+use support::runs::rounds;
 
-fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    files::refused(fd, |fd| SealedFile::receive_read_only(fd, policy))
+fn not_received(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
+    support::files::refused(fd, |fd| SealedFile::receive_read_only(fd, policy))
 }
 
 fn refused_as_live(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> (Refusal, OwnedFd) {
-    files::refused(fd, |fd| SealedFile::receive_future_write(fd, policy))
+    support::files::refused(fd, |fd| SealedFile::receive_future_write(fd, policy))
 }
 
 fn receive(fd: impl Into<OwnedFd>) -> SealedFile {
@@ -40,7 +38,7 @@ fn receive(fd: impl Into<OwnedFd>) -> SealedFile {
 }
 
 /// A live file and its producer's mapping; `None`, with a word on it, where the kernel has no such seal.
-fn live(bytes: &[u8]) -> Option<(File, memmap2::MmapMut)> {
+fn live_file(bytes: &[u8]) -> Option<(File, memmap2::MmapMut)> {
     let file = filled(bytes);
     let producer = map_writable(&file);
     match seal(&file, LIVE) {
@@ -96,7 +94,7 @@ fn every_set_of_seals_on_a_real_file_is_taken_or_refused_as_defined() {
             }
             refusals += 1;
             let (refusal, _) = if required == IMMUTABLE {
-                refused(file, &SealPolicy::new())
+                not_received(file, &SealPolicy::new())
             } else {
                 refused_as_live(file, &SealPolicy::new())
             };
@@ -140,8 +138,8 @@ fn conversions_receive_under_the_default_policy() {
         assert_eq!(&received.map_read_only().unwrap()[..], b"hello");
     }
     for (refusal, _) in [
-        files::refused(filled(b"hello"), SealedFile::try_from),
-        files::refused(filled(b"hello"), |fd| SealedFile::try_from(File::from(fd))),
+        support::files::refused(filled(b"hello"), SealedFile::try_from),
+        support::files::refused(filled(b"hello"), |fd| SealedFile::try_from(File::from(fd))),
     ] {
         assert!(matches!(refusal, Refusal::MissingSeals { missing: IMMUTABLE, .. }));
     }
@@ -171,7 +169,7 @@ fn the_length_observed_at_receiving_is_kept_when_a_peer_grows_the_file() {
 
 #[test]
 fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
-    for round in 0..runs::rounds(30, 5_000) {
+    for round in 0..rounds(30, 5_000) {
         let file = filled(&[1; 8192]);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -206,7 +204,7 @@ fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
 fn a_descriptor_that_cannot_be_read_is_refused() {
     let file = sealed(b"hello", IMMUTABLE);
     for flags in [OFlags::WRONLY, OFlags::PATH] {
-        let (refusal, _) = refused(reopen(&file, flags), &SealPolicy::new());
+        let (refusal, _) = not_received(reopen(&file, flags), &SealPolicy::new());
         assert!(matches!(refusal, Refusal::NotReadable), "{refusal:?}");
         let (refusal, _) = refused_as_live(reopen(&file, flags), &SealPolicy::new());
         assert!(matches!(refusal, Refusal::NotReadable), "{refusal:?}");
@@ -215,7 +213,7 @@ fn a_descriptor_that_cannot_be_read_is_refused() {
         receive(reopen(&file, flags));
     }
     let (_reader, writer) = rustix::pipe::pipe().unwrap();
-    let (refusal, _) = refused(writer, &SealPolicy::new());
+    let (refusal, _) = not_received(writer, &SealPolicy::new());
     assert!(matches!(refusal, Refusal::NotReadable), "{refusal:?}");
 }
 
@@ -243,7 +241,7 @@ fn a_file_that_is_not_in_memory_cannot_carry_seals() {
     for (name, file) in files {
         let clone = file.try_clone().unwrap();
         for (refusal, _) in
-            [refused(file, &SealPolicy::new()), refused_as_live(clone, &SealPolicy::new())]
+            [not_received(file, &SealPolicy::new()), refused_as_live(clone, &SealPolicy::new())]
         {
             let Refusal::NotSealable(error) = refusal else { panic!("{name}: {refusal:?}") };
             assert_eq!(error.raw_os_error(), Some(Errno::INVAL.raw_os_error()), "{name}");
@@ -254,7 +252,7 @@ fn a_file_that_is_not_in_memory_cannot_carry_seals() {
 // Which seals are missing.
 
 fn lacks_everything_but_seal(fd: impl Into<OwnedFd>) {
-    match refused(fd, &SealPolicy::new()).0 {
+    match not_received(fd, &SealPolicy::new()).0 {
         Refusal::MissingSeals { missing, present } => {
             assert_eq!((missing, present), (IMMUTABLE, Seals::SEAL));
         }
@@ -297,7 +295,7 @@ fn a_file_created_without_sealing_lacks_every_seal_that_counts() {
         Err(errno) => {
             assert!(matches!(errno, Errno::INVAL | Errno::ACCESS), "{errno}");
             let fd = memfd_create("not sealable", MemfdFlags::CLOEXEC).unwrap();
-            match refused(fd, &SealPolicy::new()).0 {
+            match not_received(fd, &SealPolicy::new()).0 {
                 Refusal::MissingSeals { missing, present } => {
                     assert_eq!(missing, IMMUTABLE);
                     // Under vm.memfd_noexec=2 such a file is sealable after all.
@@ -320,7 +318,7 @@ fn a_required_seal_that_is_missing_is_named() {
                 SealedFile::receive_read_only(file, &policy).unwrap();
                 continue;
             }
-            let (refusal, fd) = refused(file, &policy);
+            let (refusal, fd) = not_received(file, &policy);
             let Refusal::MissingSeals { missing: named, .. } = refusal else {
                 panic!("{refusal:?}");
             };
@@ -336,7 +334,8 @@ fn a_required_seal_that_is_missing_is_named() {
 #[test]
 fn a_seal_of_the_future_can_be_required_and_is_not_there_yet() {
     let future = Seals::from_bits_retain(1 << 30);
-    let (refusal, _) = refused(sealed(b"hello", IMMUTABLE), &SealPolicy::new().require(future));
+    let (refusal, _) =
+        not_received(sealed(b"hello", IMMUTABLE), &SealPolicy::new().require(future));
     assert!(matches!(refusal, Refusal::MissingSeals { missing, .. } if missing == future));
 }
 
@@ -346,7 +345,7 @@ fn a_seal_of_the_future_can_be_required_and_is_not_there_yet() {
 fn a_forbidden_seal_is_named() {
     let forbid = SealPolicy::new().forbid(Seals::SEAL | Seals::GROW);
     let file = sealed(b"hello", IMMUTABLE | Seals::SEAL);
-    let (refusal, fd) = refused(file, &forbid);
+    let (refusal, fd) = not_received(file, &forbid);
     assert!(matches!(refusal, Refusal::ForbiddenSeals { forbidden: Seals::SEAL, present }
             if present == seals_of(&fd)));
     receive(fd);
@@ -361,10 +360,10 @@ fn exactly_means_neither_fewer_nor_more() {
     let policy = |seals| SealPolicy::new().exactly(seals);
     SealedFile::receive_read_only(file.try_clone().unwrap(), &policy(beside_ours)).unwrap();
 
-    let (refusal, _) = refused(file.try_clone().unwrap(), &policy(beside_ours - Seals::GROW));
+    let (refusal, _) = not_received(file.try_clone().unwrap(), &policy(beside_ours - Seals::GROW));
     assert!(matches!(refusal, Refusal::ForbiddenSeals { forbidden: Seals::GROW, .. }));
     let more = Seals::from_bits_retain(beside_ours.bits() | 1 << 30);
-    let (refusal, _) = refused(file, &policy(more));
+    let (refusal, _) = not_received(file, &policy(more));
     assert!(matches!(refusal, Refusal::MissingSeals { missing, .. } if missing.bits() == 1 << 30));
 }
 
@@ -399,7 +398,7 @@ fn every_kind_of_range_bounds_the_length() {
         any().len(above_5),
         any().len(..).len(..5),
     ] {
-        let (refusal, _) = refused(file.try_clone().unwrap(), &policy);
+        let (refusal, _) = not_received(file.try_clone().unwrap(), &policy);
         assert!(matches!(refusal, Refusal::Length { len: 5, .. }), "{refusal:?} {policy:?}");
     }
 }
@@ -407,10 +406,10 @@ fn every_kind_of_range_bounds_the_length() {
 #[test]
 fn an_untrusted_peers_file_must_not_grow_nor_be_longer_than_allowed() {
     let policy = SealPolicy::untrusted(5);
-    let (refusal, fd) = refused(sealed(b"hello", IMMUTABLE), &policy);
+    let (refusal, fd) = not_received(sealed(b"hello", IMMUTABLE), &policy);
     assert!(matches!(refusal, Refusal::MissingSeals { missing: Seals::GROW, .. }));
     seal(&fd, Seals::GROW).unwrap();
-    let (refusal, fd) = refused(fd, &SealPolicy::untrusted(4));
+    let (refusal, fd) = not_received(fd, &SealPolicy::untrusted(4));
     assert!(matches!(refusal, Refusal::Length { len: 5, .. }));
     SealedFile::receive_read_only(fd, &policy).unwrap();
 }
@@ -421,13 +420,13 @@ fn another_users_file_is_refused_where_the_policy_names_an_owner() {
     let own = rustix::process::geteuid().as_raw();
     let owned_by = |uid| SealPolicy::new().owner(uid);
     SealedFile::receive_read_only(file.try_clone().unwrap(), &owned_by(own)).unwrap();
-    let (refusal, fd) = refused(file, &owned_by(own + 1));
+    let (refusal, fd) = not_received(file, &owned_by(own + 1));
     assert!(matches!(refusal, Refusal::Owner { expected, found }
         if (expected, found) == (own + 1, own)));
 
     if is_root() {
         rustix::fs::fchown(&fd, Some(rustix::fs::Uid::from_raw(4242)), None).unwrap();
-        let (refusal, fd) = refused(fd, &owned_by(own));
+        let (refusal, fd) = not_received(fd, &owned_by(own));
         assert!(matches!(refusal, Refusal::Owner { expected: 0, found: 4242 }));
         SealedFile::receive_read_only(fd, &owned_by(4242)).unwrap();
     } else {
@@ -445,10 +444,10 @@ fn hugetlb_pages_are_refused_unless_allowed() {
             return eprintln!("hugetlb files are not tried: the kernel has none ({errno})");
         }
     };
-    let (refusal, file) = refused(file, &SealPolicy::new());
+    let (refusal, file) = not_received(file, &SealPolicy::new());
     assert!(matches!(refusal, Refusal::MissingSeals { .. }), "the seals come first");
     seal(&file, IMMUTABLE).unwrap();
-    let (refusal, file) = refused(file, &SealPolicy::new().len(1..));
+    let (refusal, file) = not_received(file, &SealPolicy::new().len(1..));
     assert!(matches!(refusal, Refusal::HugeTlb), "before the length: {refusal:?}");
 
     let allowed = SealPolicy::new().allow_hugetlb(true);
@@ -474,7 +473,7 @@ fn a_write_seal_that_a_writable_mapping_outlived_is_not_believed() {
         }
         Ok(()) => {
             assert!(seals_of(&file).contains(IMMUTABLE | UNCHECKED), "it claims to be immutable");
-            let (refusal, fd) = refused(file, &SealPolicy::new());
+            let (refusal, fd) = not_received(file, &SealPolicy::new());
             assert!(matches!(refusal, Refusal::UntrustedWriteSeal), "{refusal:?}");
             writable[0] = b'j';
             let mut start = [0];
@@ -495,7 +494,7 @@ fn write_beside_exec_and_future_write_is_believed_only_of_a_kernel_that_checks()
     if exec_seal_is_checked() == Some(true) {
         assert_eq!(&receive(file).map_read_only().unwrap()[..], b"hello");
     } else {
-        let (refusal, _) = refused(file, &SealPolicy::new());
+        let (refusal, _) = not_received(file, &SealPolicy::new());
         assert!(matches!(refusal, Refusal::UntrustedWriteSeal), "{refusal:?}");
     }
 }
@@ -519,7 +518,7 @@ fn a_live_file_needs_future_write_and_shrink() {
 
 #[test]
 fn a_live_file_is_taken_as_it_is_and_shows_what_its_producer_writes() {
-    let Some((file, mut producer)) = live(b"hello") else { return };
+    let Some((file, mut producer)) = live_file(b"hello") else { return };
     let (number, before) = (file.as_raw_fd(), look(file.as_fd()));
     let received = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();
     assert_eq!((received.as_raw_fd(), look(received.as_fd())), (number, before));
@@ -532,13 +531,13 @@ fn a_live_file_is_taken_as_it_is_and_shows_what_its_producer_writes() {
     // And from nobody else.
     let error = received.write_at(b"h", 0).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::PERM.raw_os_error()));
-    let (refusal, _) = refused(received, &SealPolicy::new());
+    let (refusal, _) = not_received(received, &SealPolicy::new());
     assert!(matches!(refusal, Refusal::MissingSeals { missing: Seals::WRITE, .. }));
 }
 
 #[test]
 fn the_policy_holds_for_live_files_too() {
-    let Some((file, _producer)) = live(b"hello") else { return };
+    let Some((file, _producer)) = live_file(b"hello") else { return };
     let (refusal, fd) = refused_as_live(file, &SealPolicy::new().len(..5));
     assert!(matches!(refusal, Refusal::Length { len: 5, .. }));
     let (refusal, fd) = refused_as_live(fd, &SealPolicy::new().require(Seals::GROW));
@@ -567,7 +566,7 @@ fn finishing_would_not_be_believed(file: &File) -> bool {
 
 #[test]
 fn finishing_waits_for_the_producer_and_can_be_tried_again() {
-    let Some((mut file, mut producer)) = live(b"hello") else { return };
+    let Some((mut file, mut producer)) = live_file(b"hello") else { return };
     if finishing_would_not_be_believed(&file) {
         return;
     }
@@ -590,7 +589,7 @@ fn finishing_waits_for_the_producer_and_can_be_tried_again() {
 
 #[test]
 fn finishing_takes_a_writable_description() {
-    let Some((file, producer)) = live(b"hello") else { return };
+    let Some((file, producer)) = live_file(b"hello") else { return };
     drop(producer);
     if finishing_would_not_be_believed(&file) {
         return;
@@ -609,7 +608,7 @@ fn finishing_takes_a_writable_description() {
 
 #[test]
 fn finishing_fails_where_the_seals_are_final() {
-    let Some((file, producer)) = live(b"hello") else { return };
+    let Some((file, producer)) = live_file(b"hello") else { return };
     drop(producer);
     if finishing_would_not_be_believed(&file) {
         return;
@@ -623,10 +622,10 @@ fn finishing_fails_where_the_seals_are_final() {
 
 #[test]
 fn a_file_that_is_not_sealed_at_all_is_refused_until_it_is() {
-    let (refusal, fd) = refused(memfd(), &SealPolicy::new());
+    let (refusal, fd) = not_received(memfd(), &SealPolicy::new());
     assert!(matches!(refusal, Refusal::MissingSeals { missing: IMMUTABLE, .. }));
     seal(&fd, Seals::SHRINK).unwrap();
-    let (refusal, fd) = refused(fd, &SealPolicy::new());
+    let (refusal, fd) = not_received(fd, &SealPolicy::new());
     assert!(matches!(refusal, Refusal::MissingSeals { missing: Seals::WRITE, .. }));
     seal(&fd, Seals::WRITE).unwrap();
     receive(fd);

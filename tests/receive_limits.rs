@@ -1,27 +1,21 @@
 //! Receiving when this process has no descriptor left. That limit is the whole process's, so these
 //! tests run one by one, apart from the others.
 
-#[path = "common/files.rs"]
-mod files;
+mod support;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
-use files::{
+use support::files::{
     IMMUTABLE, LIVE, UNCHECKED, exec_seal_is_checked, filled, is_too_old_for, memfd, reopen, seal,
     sealed, seals_of,
 };
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use support::process::turn;
 
 /// Does something while no file can be opened.
 fn without_descriptors<T>(action: impl FnOnce() -> T) -> T {
@@ -38,7 +32,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 #[test]
 fn receiving_and_adopting_take_no_descriptor_unless_the_kernel_must_be_tested() {
-    let _alone = alone();
+    let _turn = turn();
     let immutable = sealed(b"hello", IMMUTABLE);
     let draft = filled(b"hello");
     let with_all_but_one = [Seals::EXEC, Seals::FUTURE_WRITE].map(|one| {
@@ -70,7 +64,7 @@ fn receiving_and_adopting_take_no_descriptor_unless_the_kernel_must_be_tested() 
 
 #[test]
 fn a_kernel_that_could_not_be_tested_is_not_trusted_and_is_tested_again() {
-    let _alone = alone();
+    let _turn = turn();
     let file = sealed(b"hello", IMMUTABLE);
     if let Err(errno) = seal(&file, UNCHECKED) {
         assert!(is_too_old_for(UNCHECKED, errno), "{errno}");
@@ -91,7 +85,7 @@ fn a_kernel_that_could_not_be_tested_is_not_trusted_and_is_tested_again() {
 
 #[test]
 fn a_copy_that_cannot_be_made_is_an_error_with_the_descriptor() {
-    let _alone = alone();
+    let _turn = turn();
     let file = filled(b"hello");
     let number = file.as_raw_fd();
     let policy = SealPolicy::new();
@@ -104,7 +98,7 @@ fn a_copy_that_cannot_be_made_is_an_error_with_the_descriptor() {
 
 #[test]
 fn memory_is_reserved_without_a_descriptor_unless_the_description_is_read_only() {
-    let _alone = alone();
+    let _turn = turn();
     let file = memfd();
     file.set_len(1 << 20).unwrap();
     seal(&file, IMMUTABLE | Seals::GROW).unwrap();

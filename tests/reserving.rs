@@ -1,10 +1,8 @@
 //! Reserving: a sealed file's holes get memory, for good, or there is an error and nothing is taken.
 #![allow(unsafe_code, reason = "madvise(2) on a map, and signals sent to one thread")]
 
-#[path = "common/files.rs"]
-mod files;
+mod support;
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
@@ -18,26 +16,15 @@ use rustix::mm::Advice;
 use rustix::thread::{set_thread_res_uid, set_thread_uid};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
-use files::{IMMUTABLE, filled, is_root, look, memfd, reopen, seal, sealed};
+use support::assert_errno;
+use support::files::{IMMUTABLE, filled, is_root, look, memfd, reopen, seal, sealed};
+use support::files::{WHOLE, hole, refused};
 
 const MIB: u64 = 1 << 20;
-const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
-
-/// A sealed file that is one hole.
-fn hole(len: u64) -> SealedFile {
-    let file = memfd();
-    file.set_len(len).unwrap();
-    seal(&file, WHOLE).unwrap();
-    SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap()
-}
 
 /// Bytes of memory that the file has.
 fn taken(file: impl AsFd) -> u64 {
     rustix::fs::fstat(file).unwrap().st_blocks as u64 * 512
-}
-
-fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, errno: Errno) {
-    assert_eq!(result.unwrap_err().raw_os_error(), Some(errno.raw_os_error()));
 }
 
 #[test]
@@ -161,7 +148,7 @@ fn a_read_only_description_of_a_file_with_a_read_only_mode_is_an_error() {
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444)).unwrap();
     bound_by_the_mode(|| {
         assert_errno(read_only.reserve(), Errno::ACCESS);
-        let (refusal, _) = files::refused(read_only.try_clone().unwrap(), |fd| {
+        let (refusal, _) = refused(read_only.try_clone().unwrap(), |fd| {
             SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB))
         });
         let Refusal::CannotReserve(error) = refusal else { panic!("{refusal:?}") };
@@ -179,9 +166,8 @@ fn more_than_the_machine_has_is_an_error_at_once_and_takes_nothing() {
     let file = hole(1 << 50);
     let start = Instant::now();
     assert_errno(file.reserve(), Errno::NOMEM);
-    let (refusal, fd) = files::refused(file, |fd| {
-        SealedFile::receive_read_only(fd, &SealPolicy::untrusted(u64::MAX))
-    });
+    let (refusal, fd) =
+        refused(file, |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(u64::MAX)));
     let Refusal::CannotReserve(error) = refusal else { panic!("{refusal:?}") };
     assert_eq!(error.raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
     assert_eq!(taken(&fd), 0);
@@ -194,9 +180,8 @@ fn more_than_the_machine_has_is_an_error_at_once_and_takes_nothing() {
 #[test]
 fn a_length_that_the_policy_refuses_is_refused_before_anything_is_reserved() {
     for len in [MIB + 1, 1 << 50] {
-        let (refusal, fd) = files::refused(hole(len), |fd| {
-            SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB))
-        });
+        let (refusal, fd) =
+            refused(hole(len), |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB)));
         assert!(
             matches!(refusal, Refusal::Length { len: found, .. } if found == len),
             "{refusal:?}"
@@ -208,7 +193,7 @@ fn a_length_that_the_policy_refuses_is_refused_before_anything_is_reserved() {
     draft.set_len(MIB).unwrap();
     let before = taken(&draft);
     let (refusal, fd) =
-        files::refused(draft, |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB)));
+        refused(draft, |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB)));
     assert!(matches!(refusal, Refusal::MissingSeals { .. }), "{refusal:?}");
     assert_eq!(taken(fd), before);
 }

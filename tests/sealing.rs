@@ -184,7 +184,7 @@ fn a_writable_mapping_is_reported_without_waiting() {
 }
 
 /// Pins the first page of the draft by putting it into a pipe by reference.
-fn pin(draft: &mut SealedFile<Unsealed>) -> (File, File) {
+fn pin_by_vmsplice(draft: &mut SealedFile<Unsealed>) -> (File, File) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let map = draft.map_mut().unwrap();
     let slices = [IoSliceRaw::from_slice(&map[..4096])];
@@ -199,7 +199,7 @@ fn pages_that_are_pinned_for_a_moment_are_waited_for() {
     const MOMENT: Duration = Duration::from_millis(500);
 
     let (mut draft, _same_file) = pried_open();
-    let (mut reader, _writer) = pin(&mut draft);
+    let (mut reader, _writer) = pin_by_vmsplice(&mut draft);
     let start = Instant::now();
     let drain = thread::spawn(move || {
         thread::sleep(MOMENT);
@@ -221,7 +221,7 @@ fn pages_that_are_pinned_for_a_moment_are_waited_for() {
 #[test]
 fn pages_that_stay_pinned_are_reported_after_a_bounded_wait() {
     let (mut draft, same_file) = pried_open();
-    let (mut reader, _writer) = pin(&mut draft);
+    let (mut reader, _writer) = pin_by_vmsplice(&mut draft);
     let start = Instant::now();
     let error = draft.seal_read_only().unwrap_err();
     let took = start.elapsed();
@@ -254,7 +254,7 @@ fn sealing_works_on_what_is_partly_sealed_already() {
     }
 }
 
-fn refused() -> SealError {
+fn not_sealable() -> SealError {
     let mut draft = CreateOptions::new().allow_sealing(false).create("refused").unwrap();
     draft.write_all(b"bytes").unwrap();
     draft.seal_read_only().unwrap_err()
@@ -262,7 +262,7 @@ fn refused() -> SealError {
 
 #[test]
 fn the_error_says_what_failed_and_its_source_says_why() {
-    let error = refused();
+    let error = not_sealable();
     let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
     assert_eq!(source.raw_os_error(), Some(Errno::PERM.raw_os_error()));
     let message = error.to_string();
@@ -276,18 +276,18 @@ fn the_error_says_what_failed_and_its_source_says_why() {
 #[test]
 fn the_error_gives_back_the_file_or_the_kernel_s_error_or_both() {
     fn with_question_mark() -> io::Result<SealedFile<ReadOnlySealed>> {
-        Err(refused())?
+        Err(not_sealable())?
     }
     fn with_any_error() -> Result<(), Box<dyn Error + Send + Sync>> {
-        Err(refused())?
+        Err(not_sealable())?
     }
-    let (error, file) = refused().into_parts();
+    let (error, file) = not_sealable().into_parts();
     assert_eq!(file.len().unwrap(), 5);
-    assert_eq!(refused().into_file().len().unwrap(), 5);
+    assert_eq!(not_sealable().into_file().len().unwrap(), 5);
     for error in [
         error,
-        refused().into_error(),
-        io::Error::from(refused()),
+        not_sealable().into_error(),
+        io::Error::from(not_sealable()),
         with_question_mark().unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);

@@ -1,11 +1,9 @@
 //! The set of seals, and reading and adding seals on any descriptor.
 
-#[path = "common/files.rs"]
-mod files;
+mod support;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -14,7 +12,8 @@ use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
 use sealed_mmap::{Seals, add_seals, get_seals};
 
-use files::{
+use support::assert_errno;
+use support::files::{
     IMMUTABLE, every_set, filled, is_too_old_for, look, map_writable, memfd, ordinary_file, reopen,
     sealed, seals_of, tmpfs_file,
 };
@@ -219,8 +218,4 @@ fn a_seal_that_the_kernel_does_not_know_is_refused_with_all_that_came_with_it() 
     let before = seals_of(&file);
     assert_errno(add_seals(&file, UNKNOWN | Seals::GROW), Errno::INVAL);
     assert_eq!(seals_of(&file), before);
-}
-
-fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, errno: Errno) {
-    assert_eq!(result.unwrap_err().raw_os_error(), Some(errno.raw_os_error()));
 }

@@ -1,6 +1,8 @@
 //! What `socket` promises, on every kind of Unix socket. What changes the whole process is tested
 //! in `socket_limits.rs`.
 
+mod support;
+
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
@@ -19,6 +21,7 @@ use rustix::net::{
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 use sealed_mmap::socket::{MAX_FDS, recv_fd, recv_fds, send_fds};
+use support::assert_errno;
 
 const STREAM: SocketType = SocketType::STREAM;
 const DATAGRAM: SocketType = SocketType::DGRAM;
@@ -39,7 +42,7 @@ fn every_pair() -> impl Iterator<Item = (OwnedFd, OwnedFd)> {
 }
 
 /// A file that `number_of` recognizes in another descriptor.
-fn numbered(number: u64) -> OwnedFd {
+fn numbered_file(number: u64) -> OwnedFd {
     let fd = memfd_create("numbered", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&fd, number).unwrap();
     fd
@@ -98,22 +101,18 @@ fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
-fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<Errno> {
-    Errno::from_io_error(&result.unwrap_err())
-}
-
-fn fill(socket: &OwnedFd) {
+fn fill_queue(socket: &OwnedFd) {
     while rustix::net::send(socket, &[0; 4096], SendFlags::DONTWAIT).is_ok() {}
 }
 
 #[test]
 fn as_many_as_253_descriptors_arrive_in_order() {
-    let files: Vec<_> = (0..MAX_FDS as u64).map(numbered).collect();
+    let files: Vec<_> = (0..MAX_FDS as u64).map(numbered_file).collect();
     let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     for (ours, theirs) in every_pair() {
         assert_eq!(send_fds(&ours, b"all", &borrowed).unwrap(), 3);
 
-        let (mut bytes, mut fds) = ([0; 10], vec![numbered(1000)]);
+        let (mut bytes, mut fds) = ([0; 10], vec![numbered_file(1000)]);
         assert_eq!(recv_fds(&theirs, &mut bytes, &mut fds).unwrap(), 3);
         assert_eq!(&bytes[..3], b"all");
         assert_eq!(number_of(&fds[0]), 1000, "what the vector had stays in front");
@@ -134,7 +133,7 @@ fn no_descriptors_is_a_plain_message() {
 
 #[test]
 fn more_than_253_is_an_error_and_nothing_is_sent() {
-    let file = numbered(1);
+    let file = numbered_file(1);
     let fds = [file.as_fd(); MAX_FDS + 1];
     for socket in KINDS {
         let (ours, theirs) = nonblocking(socket);
@@ -150,7 +149,7 @@ fn more_than_253_is_an_error_and_nothing_is_sent() {
 
 #[test]
 fn an_empty_message_is_an_error_and_nothing_is_sent() {
-    let file = numbered(1);
+    let file = numbered_file(1);
     for socket in KINDS {
         let (ours, theirs) = nonblocking(socket);
         assert_eq!(kind(send_fds(&ours, b"", &[file.as_fd()])), ErrorKind::InvalidInput);
@@ -169,7 +168,7 @@ fn an_empty_message_is_an_error_and_nothing_is_sent() {
 #[test]
 fn an_empty_buffer_is_an_error_and_nothing_is_received() {
     for (ours, theirs) in every_pair() {
-        send_fds(&ours, b"x", &[numbered(7).as_fd()]).unwrap();
+        send_fds(&ours, b"x", &[numbered_file(7).as_fd()]).unwrap();
         assert_eq!(kind(recv_fds(&theirs, &mut [], &mut Vec::new())), ErrorKind::InvalidInput);
         let (len, fd) = recv_fd(&theirs, &mut [0; 10]).unwrap();
         assert_eq!((len, fd.map(number_of)), (1, Some(7)));
@@ -178,7 +177,7 @@ fn an_empty_buffer_is_an_error_and_nothing_is_received() {
 
 #[test]
 fn descriptors_are_close_on_exec_when_they_arrive() {
-    let file = numbered(1);
+    let file = numbered_file(1);
     for (ours, theirs) in every_pair() {
         send_fds(&ours, b"x", &[file.as_fd(); 3]).unwrap();
         let mut fds = Vec::new();
@@ -218,9 +217,9 @@ fn a_message_longer_than_the_buffer_is_an_error_and_its_descriptors_are_closed()
             send_fds(&ours, b"four", &[writer.as_fd(); 5]).unwrap();
             send_fds(&ours, b"next", &[]).unwrap();
             drop(writer);
-            let mut fds = vec![numbered(1)];
+            let mut fds = vec![numbered_file(1)];
             let result = recv_fds(&theirs, &mut [0; 3], &mut fds);
-            assert_eq!(errno(result), Some(Errno::MSGSIZE));
+            assert_errno(result, Errno::MSGSIZE);
             assert_eq!(numbers_of(&fds), [1]);
             assert!(witness.all_closed());
 
@@ -234,7 +233,7 @@ fn a_message_longer_than_the_buffer_is_an_error_and_its_descriptors_are_closed()
 #[test]
 fn a_stream_keeps_what_did_not_fit_and_gives_the_descriptors_with_the_first_part() {
     for (ours, theirs) in [blocking(STREAM), nonblocking(STREAM)] {
-        send_fds(&ours, b"four", &[numbered(1).as_fd()]).unwrap();
+        send_fds(&ours, b"four", &[numbered_file(1).as_fd()]).unwrap();
         let mut bytes = [0; 3];
         let (len, fd) = recv_fd(&theirs, &mut bytes).unwrap();
         assert_eq!((len, &bytes, fd.map(number_of)), (3, b"fou", Some(1)));
@@ -246,7 +245,7 @@ fn a_stream_keeps_what_did_not_fit_and_gives_the_descriptors_with_the_first_part
 #[test]
 fn a_stream_receive_ends_with_the_bytes_that_had_descriptors() {
     for (ours, theirs) in [blocking(STREAM), nonblocking(STREAM)] {
-        let (one, two) = (numbered(1), numbered(2));
+        let (one, two) = (numbered_file(1), numbered_file(2));
         send_fds(&ours, b"a", &[]).unwrap();
         send_fds(&ours, b"b", &[one.as_fd()]).unwrap();
         send_fds(&ours, b"c", &[two.as_fd()]).unwrap();
@@ -264,7 +263,7 @@ fn messages_of_other_sockets_stay_apart() {
     for socket in [DATAGRAM, RECORDS] {
         let (ours, theirs) = blocking(socket);
         send_fds(&ours, b"a", &[]).unwrap();
-        send_fds(&ours, b"b", &[numbered(1).as_fd()]).unwrap();
+        send_fds(&ours, b"b", &[numbered_file(1).as_fd()]).unwrap();
         for (expected, number) in [(b'a', None), (b'b', Some(1))] {
             let mut bytes = [0; 10];
             let (len, fd) = recv_fd(&theirs, &mut bytes).unwrap();
@@ -278,7 +277,7 @@ fn a_short_send_has_taken_all_descriptors() {
     const LEN: usize = 1 << 20;
     let (ours, theirs) = nonblocking(STREAM);
     let message: Vec<u8> = (0..LEN).map(|i| i as u8).collect();
-    let file = numbered(1);
+    let file = numbered_file(1);
     let sent = send_fds(&ours, &message, &[file.as_fd(); 2]).unwrap();
     assert!(sent < LEN);
     assert_eq!(kind(send_fds(&ours, &message[sent..], &[])), ErrorKind::WouldBlock);
@@ -308,7 +307,7 @@ fn datagrams_and_records_are_sent_whole_or_not_at_all() {
         let (witness, writer) = Witness::new();
         let result = send_fds(&ours, &vec![0; 1 << 24], &[writer.as_fd()]);
         drop(writer);
-        assert_eq!(errno(result), Some(Errno::MSGSIZE));
+        assert_errno(result, Errno::MSGSIZE);
         assert!(witness.all_closed());
         assert_eq!(kind(recv_fd(&theirs, &mut [0; 1])), ErrorKind::WouldBlock);
     }
@@ -318,7 +317,7 @@ fn datagrams_and_records_are_sent_whole_or_not_at_all() {
 fn a_full_queue_is_would_block_and_keeps_no_descriptor() {
     for socket in KINDS {
         let (ours, _theirs) = nonblocking(socket);
-        fill(&ours);
+        fill_queue(&ours);
         let (witness, writer) = Witness::new();
         let result = send_fds(&ours, &[0; 4096], &[writer.as_fd()]);
         assert_eq!(kind(result), ErrorKind::WouldBlock);
@@ -334,7 +333,7 @@ fn a_blocking_receive_waits_for_the_message() {
         let receiver = thread::spawn(move || recv_fd(&theirs, &mut [0; 10]).unwrap());
         thread::sleep(Duration::from_millis(20));
         assert!(!receiver.is_finished());
-        send_fds(&ours, b"x", &[numbered(3).as_fd()]).unwrap();
+        send_fds(&ours, b"x", &[numbered_file(3).as_fd()]).unwrap();
         let (len, fd) = receiver.join().unwrap();
         assert_eq!((len, fd.map(number_of)), (1, Some(3)));
     }
@@ -344,7 +343,7 @@ fn a_blocking_receive_waits_for_the_message() {
 fn zero_bytes_is_the_end_after_the_last_message() {
     for socket in [STREAM, RECORDS] {
         for (ours, theirs) in [blocking(socket), nonblocking(socket)] {
-            send_fds(&ours, b"last", &[numbered(3).as_fd()]).unwrap();
+            send_fds(&ours, b"last", &[numbered_file(3).as_fd()]).unwrap();
             drop(ours);
             let mut fds = Vec::new();
             assert_eq!(recv_fds(&theirs, &mut [0; 4], &mut fds).unwrap(), 4);
@@ -358,7 +357,7 @@ fn zero_bytes_is_the_end_after_the_last_message() {
 fn an_empty_message_of_a_hostile_peer_still_hands_out_its_descriptors() {
     for socket in [DATAGRAM, RECORDS] {
         let (ours, theirs) = blocking(socket);
-        send_raw(&ours, b"", &[numbered(3).as_fd()]).unwrap();
+        send_raw(&ours, b"", &[numbered_file(3).as_fd()]).unwrap();
         let (len, fd) = recv_fd(&theirs, &mut [0; 4]).unwrap();
         assert_eq!((len, fd.map(number_of)), (0, Some(3)));
     }
@@ -366,13 +365,13 @@ fn an_empty_message_of_a_hostile_peer_still_hands_out_its_descriptors() {
 
 #[test]
 fn a_peer_that_has_gone_is_an_error() {
-    let file = numbered(1);
+    let file = numbered_file(1);
     for (socket, expected) in
         [(STREAM, Errno::PIPE), (RECORDS, Errno::PIPE), (DATAGRAM, Errno::CONNREFUSED)]
     {
         for (ours, theirs) in [blocking(socket), nonblocking(socket)] {
             drop(theirs);
-            assert_eq!(errno(send_fds(&ours, b"x", &[file.as_fd()])), Some(expected));
+            assert_errno(send_fds(&ours, b"x", &[file.as_fd()]), expected);
         }
     }
 }
@@ -402,7 +401,7 @@ fn descriptors_in_flight_are_closed_with_the_receiving_socket() {
 
 #[test]
 fn credentials_are_left_out_and_push_no_descriptor_out() {
-    let file = numbered(1);
+    let file = numbered_file(1);
     let fds = [file.as_fd(); MAX_FDS];
     for (ours, theirs) in every_pair() {
         sockopt::set_socket_passcred(&theirs, true).unwrap();
@@ -424,7 +423,7 @@ fn credentials_are_left_out_and_push_no_descriptor_out() {
 
 #[test]
 fn three_hundred_descriptors_in_two_messages_come_in_two_receives() {
-    let file = numbered(1);
+    let file = numbered_file(1);
     for (ours, theirs) in every_pair() {
         send_fds(&ours, b"x", &[file.as_fd(); MAX_FDS]).unwrap();
         send_fds(&ours, b"y", &[file.as_fd(); 300 - MAX_FDS]).unwrap();
@@ -442,7 +441,7 @@ fn recv_fd_closes_a_surplus_and_goes_on_with_the_next_message() {
         let (witness, writer) = Witness::new();
         send_fds(&ours, b"x", &[writer.as_fd(); 2]).unwrap();
         drop(writer);
-        send_fds(&ours, b"y", &[numbered(5).as_fd()]).unwrap();
+        send_fds(&ours, b"y", &[numbered_file(5).as_fd()]).unwrap();
         send_fds(&ours, b"z", &[]).unwrap();
         let mut bytes = [0; 10];
         assert_eq!(kind(recv_fd(&theirs, &mut bytes)), ErrorKind::InvalidData);
@@ -456,9 +455,9 @@ fn recv_fd_closes_a_surplus_and_goes_on_with_the_next_message() {
 
 #[test]
 fn what_is_not_a_connected_socket_is_an_error() {
-    let file = numbered(1);
-    assert_eq!(errno(send_fds(&file, b"x", &[])), Some(Errno::NOTSOCK));
-    assert_eq!(errno(recv_fd(&file, &mut [0; 1])), Some(Errno::NOTSOCK));
+    let file = numbered_file(1);
+    assert_errno(send_fds(&file, b"x", &[]), Errno::NOTSOCK);
+    assert_errno(recv_fd(&file, &mut [0; 1]), Errno::NOTSOCK);
     for (socket, sending, receiving) in [
         (STREAM, Errno::NOTCONN, Errno::INVAL),
         (RECORDS, Errno::NOTCONN, Errno::NOTCONN),
@@ -466,8 +465,8 @@ fn what_is_not_a_connected_socket_is_an_error() {
     ] {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, socket, flags, None).unwrap();
-        assert_eq!(errno(send_fds(&socket, b"x", &[file.as_fd()])), Some(sending));
-        assert_eq!(errno(recv_fd(&socket, &mut [0; 1])), Some(receiving));
+        assert_errno(send_fds(&socket, b"x", &[file.as_fd()]), sending);
+        assert_errno(recv_fd(&socket, &mut [0; 1]), receiving);
     }
 }
 
@@ -493,7 +492,7 @@ fn tokio_waits_for_readiness() {
     runtime.block_on(async {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         let sender = tokio::spawn(async move {
-            let file = numbered(9);
+            let file = numbered_file(9);
             for i in 0..MESSAGES {
                 let send = || send_fds(&ours, &i.to_ne_bytes(), &[file.as_fd()]);
                 ours.async_io(Interest::WRITABLE, send).await.unwrap();

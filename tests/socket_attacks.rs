@@ -3,26 +3,21 @@
 //! are, and no descriptor is left behind.
 #![allow(unsafe_code, reason = "peers write through mappings, and one reads what is not sealed")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
-use std::any::type_name;
 use std::collections::HashSet;
-use std::env;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
-use std::panic::Location;
-use std::process::{self, Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{ExitStatus, exit};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use memmap2::{Mmap, MmapMut, MmapRaw};
-use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat, statfs};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
@@ -32,6 +27,9 @@ use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
 use sealed_mmap::{
     CreateOptions, ReceiveError, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals,
 };
+use support::files::{proc_path, punch_hole, reopen, tmpfs_file};
+use support::process::{self, Peer, open_descriptors, turn};
+use support::runs::rounds;
 
 const STREAM: SocketType = SocketType::STREAM;
 const DATAGRAM: SocketType = SocketType::DGRAM;
@@ -44,7 +42,7 @@ const A_MINUTE: Duration = Duration::from_secs(60);
 /// The other end of a socket, and the process that has it.
 struct OtherEnd {
     socket: OwnedFd,
-    process: Child,
+    process: Peer,
 }
 
 impl OtherEnd {
@@ -52,8 +50,8 @@ impl OtherEnd {
         recv_fd(self, &mut [0; 64]).unwrap().1.expect("a descriptor")
     }
 
-    fn wait_for_its_end(&mut self) -> process::ExitStatus {
-        self.process.wait().unwrap()
+    fn wait_for_its_end(&mut self) -> ExitStatus {
+        self.process.wait()
     }
 }
 
@@ -63,67 +61,44 @@ impl AsFd for OtherEnd {
     }
 }
 
-impl Drop for OtherEnd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// Runs `attack` in another process and `receive` in this one, and sees that no descriptor is left.
 ///
-/// The other process runs the same test, and there this function does not return.
-#[track_caller]
-fn under_attack<A>(kind: SocketType, attack: A, receive: impl FnOnce(&mut OtherEnd))
-where
-    A: FnOnce(OwnedFd),
-{
-    static PROCESS: Mutex<()> = Mutex::new(());
-    const ATTACK: &str = "SEALED_MMAP_ATTACK";
-
-    let this = format!("{} over {kind:?}", Location::caller());
-    match env::var(ATTACK) {
-        Ok(wanted) if wanted == this => {
+/// The other process runs `test`, the calling one, and there this function does not return.
+fn under_attack(
+    test: &str,
+    kind: SocketType,
+    attack: impl FnOnce(OwnedFd),
+    receive: impl FnOnce(&mut OtherEnd),
+) {
+    let name = format!("attacks over {kind:?}");
+    if let Some(role) = process::role() {
+        if role.name == name {
             // Whoever waits for this process in vain is let go.
             thread::spawn(|| {
                 thread::sleep(5 * A_MINUTE);
-                process::exit(1);
+                exit(1);
             });
-            attack(io::stdin().as_fd().try_clone_to_owned().unwrap());
-            process::exit(0);
+            attack(role.fd);
+            exit(0);
         }
-        Ok(_) => return,
-        Err(_) => {}
+        return;
     }
-    let _alone = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    // Such as `socket_attacks::no_descriptor_is_none::{{closure}}`.
-    let test = type_name::<A>().split("::").nth(1).unwrap();
+    let _turn = turn();
     let before = open_descriptors();
     let (socket, theirs) =
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
     set_socket_timeout(&socket, Timeout::Recv, Some(A_MINUTE)).unwrap();
-    let process = Command::new(env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(ATTACK, this)
-        .stdin(theirs)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut peer = OtherEnd { socket, process };
+    let mut peer = OtherEnd { socket, process: Peer::start(test, &name, theirs) };
     receive(&mut peer);
     drop(peer);
     assert_eq!(open_descriptors(), before);
-}
-
-fn open_descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 fn send(socket: &OwnedFd, fd: impl AsFd) {
     assert_eq!(send_fds(socket, b"frame", &[fd.as_fd()]).unwrap(), 5);
 }
 
-fn sealed(bytes: &[u8]) -> SealedFile {
+fn immutable(bytes: &[u8]) -> SealedFile {
     SealedFile::from_bytes("sealed", bytes).unwrap()
 }
 
@@ -131,12 +106,6 @@ fn unsealed(bytes: &[u8]) -> File {
     let mut file = SealedFile::create("unsealed").unwrap();
     file.write_all(bytes).unwrap();
     file.into_file()
-}
-
-/// Opens the same file in another way.
-fn reopen(fd: impl AsFd, flags: OFlags) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
 }
 
 fn untrusted() -> SealPolicy {
@@ -167,15 +136,13 @@ fn is_refused(mut fd: OwnedFd, because: impl Fn(&Refusal) -> bool) {
 
 /// Tries to change a file in every way, and names those that worked.
 fn change(file: &File) -> Vec<&'static str> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     [
         ("write", file.write_all_at(b"changed", 0).is_ok()),
         ("map", MmapRaw::map_raw(file).is_ok()),
-        ("punch", fallocate(file, punch, 0, 4096).is_ok()),
+        ("punch", punch_hole(file, 0, 4096).is_ok()),
         ("grow", file.set_len(LIMIT).is_ok()),
         ("shrink", file.set_len(1).is_ok()),
-        ("open anew", OpenOptions::new().write(true).truncate(true).open(path).is_ok()),
+        ("open anew", OpenOptions::new().write(true).truncate(true).open(proc_path(file)).is_ok()),
     ]
     .into_iter()
     .filter_map(|(way, worked)| worked.then_some(way))
@@ -185,9 +152,10 @@ fn change(file: &File) -> Vec<&'static str> {
 #[test]
 fn a_file_that_was_taken_stays_the_same_whatever_its_sender_tries() {
     under_attack(
+        "a_file_that_was_taken_stays_the_same_whatever_its_sender_tries",
         RECORDS,
         |socket| {
-            let file = sealed(&[7; 10_000]);
+            let file = immutable(&[7; 10_000]);
             send(&socket, &file);
             let file = File::from(file);
             let worked: HashSet<_> = (0..100).flat_map(|_| change(&file)).collect();
@@ -238,7 +206,7 @@ fn go_on_changing(file: &File) {
     });
 }
 
-fn checksum(file: &File) -> u32 {
+fn checksum_of_file(file: &File) -> u32 {
     let mut bytes = vec![0; LIMIT as usize];
     let len = file.read_at(&mut bytes, 0).unwrap();
     crc32fast::hash(&bytes[..len])
@@ -246,8 +214,8 @@ fn checksum(file: &File) -> u32 {
 
 /// The control of every test in which something must not change.
 fn wait_until_it_changes(file: &File) {
-    let (start, before) = (Instant::now(), checksum(file));
-    while checksum(file) == before {
+    let (start, before) = (Instant::now(), checksum_of_file(file));
+    while checksum_of_file(file) == before {
         assert!(start.elapsed() < A_MINUTE, "nobody changes the file");
     }
 }
@@ -255,6 +223,7 @@ fn wait_until_it_changes(file: &File) {
 #[test]
 fn a_file_that_its_sender_goes_on_changing_is_copied_or_refused() {
     under_attack(
+        "a_file_that_its_sender_goes_on_changing_is_copied_or_refused",
         RECORDS,
         |socket| {
             let file = unsealed(&[7; 64 << 10]);
@@ -267,7 +236,7 @@ fn a_file_that_its_sender_goes_on_changing_is_copied_or_refused() {
             wait_until_it_changes(&file);
 
             let (mut copies, mut refused, start) = (Vec::new(), 0, Instant::now());
-            let rounds = runs::rounds(100, 10_000);
+            let rounds = rounds(100, 10_000);
             for round in 0.. {
                 if round >= rounds {
                     if refused > 0 && !copies.is_empty() {
@@ -304,6 +273,7 @@ fn a_file_that_its_sender_goes_on_changing_is_copied_or_refused() {
 #[test]
 fn a_file_that_is_adopted_no_longer_changes_under_its_senders_hands() {
     under_attack(
+        "a_file_that_is_adopted_no_longer_changes_under_its_senders_hands",
         RECORDS,
         |socket| {
             let file = unsealed(&[7; 64 << 10]);
@@ -328,6 +298,7 @@ fn a_file_that_is_adopted_no_longer_changes_under_its_senders_hands() {
 #[test]
 fn a_file_with_a_writer_who_stays_is_refused() {
     under_attack(
+        "a_file_with_a_writer_who_stays_is_refused",
         RECORDS,
         |socket| {
             let file = unsealed(&[0; 4096]);
@@ -362,6 +333,7 @@ fn a_file_with_a_writer_who_stays_is_refused() {
 #[test]
 fn a_receiver_that_asks_for_no_seals_can_be_killed() {
     under_attack(
+        "a_receiver_that_asks_for_no_seals_can_be_killed",
         RECORDS,
         |socket| {
             let file = File::from(recv_fd(&socket, &mut [0; 64]).unwrap().1.unwrap());
@@ -388,9 +360,10 @@ fn a_receiver_that_asks_for_no_seals_can_be_killed() {
 #[test]
 fn a_descriptor_that_cannot_be_read_is_refused() {
     under_attack(
+        "a_descriptor_that_cannot_be_read_is_refused",
         RECORDS,
         |socket| {
-            let file = sealed(b"hello");
+            let file = immutable(b"hello");
             let (_reader, writer) = pipe().unwrap();
             send(&socket, reopen(&file, OFlags::PATH));
             send(&socket, reopen(&file, OFlags::WRONLY));
@@ -411,6 +384,7 @@ fn a_descriptor_that_cannot_be_read_is_refused() {
 #[test]
 fn what_is_not_a_file_is_refused_and_never_waited_for() {
     under_attack(
+        "what_is_not_a_file_is_refused_and_never_waited_for",
         RECORDS,
         |socket| {
             let (silent, _writer) = pipe().unwrap();
@@ -441,6 +415,7 @@ fn what_is_not_a_file_is_refused_and_never_waited_for() {
 fn the_peers_own_end_of_the_socket_is_refused_and_does_not_hide_that_it_has_gone() {
     for kind in [STREAM, RECORDS] {
         under_attack(
+            "the_peers_own_end_of_the_socket_is_refused_and_does_not_hide_that_it_has_gone",
             kind,
             |socket| send(&socket, &socket),
             |peer| {
@@ -462,6 +437,7 @@ fn the_peers_own_end_of_the_socket_is_refused_and_does_not_hide_that_it_has_gone
 #[test]
 fn a_socket_that_holds_itself_is_refused() {
     under_attack(
+        "a_socket_that_holds_itself_is_refused",
         RECORDS,
         |socket| {
             let (one, other) = UnixStream::pair().unwrap();
@@ -475,29 +451,20 @@ fn a_socket_that_holds_itself_is_refused() {
     );
 }
 
-/// A file on a tmpfs: in shared memory, and yet it cannot be sealed.
-fn tmpfs_file() -> File {
-    const TMPFS_MAGIC: u32 = 0x0102_1994;
-
-    for directory in ["/dev/shm", "/tmp", "/run"] {
-        if statfs(directory).is_ok_and(|found| found.f_type as u32 == TMPFS_MAGIC) {
-            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            if let Ok(file) = openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR) {
-                return file.into();
-            }
-        }
-    }
-    eprintln!("no tmpfs to write to: a memfd that cannot be sealed stands for one");
-    CreateOptions::new().allow_sealing(false).create("not a tmpfs").unwrap().into_file()
+/// What stands for a file on a tmpfs where there is none: in shared memory, and it cannot be sealed.
+fn never_sealable() -> File {
+    let mut file = CreateOptions::new().allow_sealing(false).create("not a tmpfs").unwrap();
+    file.write_all(b"hello").unwrap();
+    file.into_file()
 }
 
 #[test]
 fn a_file_on_a_tmpfs_is_refused_or_copied() {
     under_attack(
+        "a_file_on_a_tmpfs_is_refused_or_copied",
         RECORDS,
         |socket| {
-            let file = tmpfs_file();
-            file.write_all_at(b"hello", 0).unwrap();
+            let file = tmpfs_file(b"hello").unwrap_or_else(never_sealable);
             send(&socket, &file);
             recv_fd(&socket, &mut [0; 64]).unwrap();
             file.write_all_at(b"HELLO", 0).unwrap();
@@ -532,6 +499,7 @@ fn a_file_longer_than_any_memory_costs_none() {
     const TOO_LONG: u64 = 32 << 40;
 
     under_attack(
+        "a_file_longer_than_any_memory_costs_none",
         RECORDS,
         |socket| {
             let hole = |len| {
@@ -588,9 +556,10 @@ fn a_file_longer_than_any_memory_costs_none() {
 fn three_hundred_descriptors_are_an_error_and_closed() {
     for kind in KINDS {
         under_attack(
+            "three_hundred_descriptors_are_an_error_and_closed",
             kind,
             |socket| {
-                let file = sealed(b"hello");
+                let file = immutable(b"hello");
                 for _ in 0..4 {
                     send_fds(&socket, b"many", &[file.as_fd(); 150]).unwrap();
                 }
@@ -621,9 +590,10 @@ fn three_hundred_descriptors_are_an_error_and_closed() {
 fn two_descriptors_where_one_is_expected_are_an_error_and_closed() {
     for kind in KINDS {
         under_attack(
+            "two_descriptors_where_one_is_expected_are_an_error_and_closed",
             kind,
             |socket| {
-                let file = sealed(b"hello");
+                let file = immutable(b"hello");
                 send_fds(&socket, b"two", &[file.as_fd(), file.as_fd()]).unwrap();
                 send(&socket, &file);
                 recv_fd(&socket, &mut [0; 64]).unwrap();
@@ -644,6 +614,7 @@ fn two_descriptors_where_one_is_expected_are_an_error_and_closed() {
 fn no_descriptor_is_none() {
     for kind in KINDS {
         under_attack(
+            "no_descriptor_is_none",
             kind,
             |socket| {
                 send_fds(&socket, b"frame", &[]).unwrap();
@@ -662,9 +633,10 @@ fn no_descriptor_is_none() {
 fn a_message_longer_than_agreed_is_an_error_and_its_descriptor_is_closed() {
     for kind in [DATAGRAM, RECORDS] {
         under_attack(
+            "a_message_longer_than_agreed_is_an_error_and_its_descriptor_is_closed",
             kind,
             |socket| {
-                let file = sealed(b"hello");
+                let file = immutable(b"hello");
                 for _ in 0..2 {
                     send_fds(&socket, b"longer than agreed", &[file.as_fd()]).unwrap();
                 }
@@ -685,7 +657,7 @@ fn a_message_longer_than_agreed_is_an_error_and_its_descriptor_is_closed() {
 #[test]
 fn a_peer_that_leaves_at_once_is_the_end() {
     for kind in [STREAM, RECORDS] {
-        under_attack(kind, drop, |peer| {
+        under_attack("a_peer_that_leaves_at_once_is_the_end", kind, drop, |peer| {
             assert!(matches!(recv_fd(&*peer, &mut [0; 64]), Ok((0, None))));
             let error = send_fds(&*peer, b"hello?", &[]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BrokenPipe);
@@ -697,9 +669,10 @@ fn a_peer_that_leaves_at_once_is_the_end() {
 fn what_a_peer_sent_before_it_was_killed_still_arrives() {
     for kind in KINDS {
         under_attack(
+            "what_a_peer_sent_before_it_was_killed_still_arrives",
             kind,
             |socket| {
-                send(&socket, sealed(b"hello"));
+                send(&socket, immutable(b"hello"));
                 kill_process(getpid(), Signal::KILL).unwrap();
             },
             |peer| {
@@ -722,11 +695,12 @@ fn what_a_peer_sent_before_it_was_killed_still_arrives() {
 
 #[test]
 fn a_storm_of_hostile_messages_leaves_nothing_behind() {
-    let messages = runs::rounds(2_000, 100_000);
+    let messages = rounds(2_000, 100_000);
     under_attack(
+        "a_storm_of_hostile_messages_leaves_nothing_behind",
         RECORDS,
         |socket| {
-            let file = sealed(b"hello");
+            let file = immutable(b"hello");
             let plain = unsealed(b"plain");
             let (pipe, _writer) = pipe().unwrap();
             let (path, wronly) = (reopen(&file, OFlags::PATH), reopen(&file, OFlags::WRONLY));

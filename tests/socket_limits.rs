@@ -1,13 +1,15 @@
 //! Promises of `socket` that take the whole process to test: its limits, its table of descriptors
 //! and its signals.
 
+mod support;
+
 use std::io::{ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,20 +21,11 @@ use rustix::net::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::socket::{MAX_FDS, recv_fd, recv_fds, send_fds};
-
-static PROCESS: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use support::process::{open_descriptors, turn};
 
 fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socketpair(AddressFamily::UNIX, kind, flags, None).unwrap()
-}
-
-fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Runs `f` while the process can open just `room` more descriptors.
@@ -48,7 +41,7 @@ fn with_room_for<T>(room: usize, f: impl FnOnce() -> T) -> T {
 
 #[test]
 fn without_room_for_every_descriptor_none_arrives_and_none_stays() {
-    let _alone = alone();
+    let _turn = turn();
     let file = tempfile();
     for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
         for room in 0..5 {
@@ -92,7 +85,7 @@ fn without_room_for_every_descriptor_none_arrives_and_none_stays() {
 
 #[test]
 fn ten_thousand_cycles_with_failures_leak_nothing() {
-    let _alone = alone();
+    let _turn = turn();
     let file = tempfile();
     for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {
         let (ours, theirs) = pair(kind);
@@ -125,7 +118,7 @@ fn ten_thousand_cycles_with_failures_leak_nothing() {
 #[test]
 fn an_interrupted_call_is_repeated() {
     const TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
-    let _alone = alone();
+    let _turn = turn();
     let empty = || {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         theirs.set_read_timeout(TIMEOUT).unwrap();
@@ -174,7 +167,7 @@ fn an_interrupted_call_is_repeated() {
 
 #[test]
 fn a_peer_that_has_gone_raises_no_signal() {
-    let _alone = alone();
+    let _turn = turn();
     let raised = Arc::new(AtomicBool::new(false));
     let id = signal_hook::flag::register(signal_hook::consts::SIGPIPE, raised.clone()).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();

@@ -3,7 +3,9 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "leases and forking are system calls without a safe wrapper")]
 
-use std::fs::{self, File, OpenOptions};
+mod support;
+
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
@@ -15,13 +17,10 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use sealed_mmap::{
     CreateOptions, Refusal, SealFailure, SealPolicy, SealedFile, Seals, add_seals, get_seals,
 };
+use support::files::read_only;
+use support::runs::is_emulated;
 
 const IMMUTABLE: Seals = Seals::WRITE.union(Seals::SHRINK).union(Seals::GROW);
-
-fn reopen(file: &File, writable: bool) -> File {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    OpenOptions::new().read(true).write(writable).open(path).unwrap()
-}
 
 fn lease(file: &File, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: this only takes numbers.
@@ -37,7 +36,7 @@ fn a_lease_on_the_file_does_not_make_the_receiver_wait() {
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     let writable = File::from(SealedFile::build("leased", 8, |_| Ok(())).unwrap());
-    let file = reopen(&writable, false);
+    let file = read_only(&writable);
     drop(writable);
     if let Err(error) = lease(&file, libc::F_RDLCK) {
         return eprintln!("not tested, this kernel gives no lease here: {error}");
@@ -96,7 +95,7 @@ fn a_file_that_ends_within_a_huge_page_is_refused() {
 }
 
 /// Executable, or nothing where `vm.memfd_noexec` forbids that or the kernel has no exec seal.
-fn executable() -> Option<File> {
+fn executable_to_seal() -> Option<File> {
     let file = CreateOptions::new().executable(true).create("executable").ok()?.into_file();
     let probe = CreateOptions::new().executable(true).create("probe").ok()?.into_file();
     add_seals(&probe, Seals::EXEC).ok()?;
@@ -105,7 +104,7 @@ fn executable() -> Option<File> {
 
 #[test]
 fn adopting_counts_the_seals_that_exec_brings_with_it() {
-    let Some(file) = executable() else {
+    let Some(file) = executable_to_seal() else {
         return eprintln!("not tested, there is no executable memfd with an exec seal here");
     };
     let policy = SealPolicy::new().require(Seals::EXEC).forbid(Seals::FUTURE_WRITE);
@@ -150,7 +149,7 @@ fn children_that_other_threads_start_do_not_keep_a_file_from_being_sealed() {
     let done = AtomicBool::new(false);
     let program = ["/bin/true", "/bin/busybox"].into_iter().find(|path| fs::exists(path).unwrap());
     let Some(program) = program else { return eprintln!("not tested, nothing to execute here") };
-    if std::env::var_os("SEALED_MMAP_VM").is_some() {
+    if is_emulated() {
         return eprintln!("not tested: emulated, a child takes longer to start than is waited for");
     }
     let rounds = 2000;

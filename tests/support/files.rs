@@ -1,6 +1,5 @@
 //! Files as a peer could send them, made and observed without the crate, and what holds for every
 //! refusal of one.
-#![allow(dead_code, reason = "every test file uses its own part of this")]
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -12,12 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use memmap2::MmapMut;
-use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SealFlags, memfd_create};
+use rustix::fs::{
+    FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags, XattrFlags, fallocate,
+    memfd_create,
+};
 use rustix::io::Errno;
-use sealed_mmap::{ReceiveError, Refusal, Seals};
+use sealed_mmap::{ReceiveError, Refusal, SealPolicy, SealedFile, Seals};
 
 pub(crate) const IMMUTABLE: Seals = Seals::WRITE.union(Seals::SHRINK);
 pub(crate) const LIVE: Seals = Seals::FUTURE_WRITE.union(Seals::SHRINK);
+pub(crate) const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
 /// WRITE means little beside the other two, where the kernel does not check.
 pub(crate) const UNCHECKED: Seals = Seals::WRITE.union(Seals::EXEC).union(Seals::FUTURE_WRITE);
 
@@ -46,6 +49,14 @@ pub(crate) fn sealed(bytes: &[u8], seals: Seals) -> File {
     file
 }
 
+/// A sealed file that is one hole.
+pub(crate) fn hole(len: u64) -> SealedFile {
+    let file = memfd();
+    file.set_len(len).unwrap();
+    seal(&file, WHOLE).unwrap();
+    SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap()
+}
+
 pub(crate) fn seal(fd: impl AsFd, seals: Seals) -> rustix::io::Result<()> {
     rustix::fs::fcntl_add_seals(fd, SealFlags::from_bits_retain(seals.bits()))
 }
@@ -63,10 +74,31 @@ pub(crate) fn is_too_old_for(seals: Seals, errno: Errno) -> bool {
     errno == Errno::INVAL && seals.intersects(Seals::FUTURE_WRITE | Seals::EXEC)
 }
 
+pub(crate) fn proc_path(fd: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
 /// A new description of the same file.
 pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> OwnedFd {
-    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    rustix::fs::open(proc_path(&fd), flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
+pub(crate) fn read_write(file: &File) -> File {
+    reopen(file, OFlags::RDWR).into()
+}
+
+pub(crate) fn read_only(file: &File) -> File {
+    reopen(file, OFlags::RDONLY).into()
+}
+
+pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
+}
+
+pub(crate) fn contents(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
 }
 
 #[allow(unsafe_code, reason = "the writable mapping that a hostile peer keeps")]
@@ -104,6 +136,22 @@ pub(crate) fn executable() -> Option<File> {
             None
         }
     }
+}
+
+/// Sets all executable bits the way that the seal against it does not cover.
+pub(crate) fn make_executable_by_acl(file: &File) -> rustix::io::Result<()> {
+    const VERSION: u32 = 2;
+    const OWNER_GROUP_OTHERS: [u16; 3] = [0x01, 0x04, 0x20];
+    const ALL: u16 = 7;
+    const NOBODY_IN_PARTICULAR: u32 = u32::MAX;
+
+    let mut acl = VERSION.to_le_bytes().to_vec();
+    for tag in OWNER_GROUP_OTHERS {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(ALL.to_le_bytes());
+        acl.extend(NOBODY_IN_PARTICULAR.to_le_bytes());
+    }
+    rustix::fs::fsetxattr(file, c"system.posix_acl_access", &acl, XattrFlags::empty())
 }
 
 /// Whether WRITE among `present` can be relied on.

@@ -1,5 +1,4 @@
 //! Mappings that the crate would not make.
-#![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
 #![allow(unsafe_code, reason = "it goes through mmap(2) by hand")]
 
 use std::fs::File;

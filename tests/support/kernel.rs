@@ -1,25 +1,18 @@
 //! Attempts to break a seal, files to try them on, and raw mappings.
-#![allow(unsafe_code, reason = "mappings and forks are what is tested here")]
-
-mod mapping;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::sync::RwLock;
-use std::thread;
-use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, sendfile};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use sealed_mmap::{CreateOptions, Seals, add_seals, get_seals};
 
-pub(crate) use mapping::{Mapping, READ, READ_WRITE};
+use super::files::{contents, proc_path, punch_hole};
+use super::mapping::{Mapping, READ, READ_WRITE};
+use super::process::Forked;
 
 pub(crate) const LEN: u64 = 128 << 10; // whole pages, for every page size up to 64 KiB
 pub(crate) const SEAL: Seals = Seals::SEAL;
@@ -40,7 +33,7 @@ pub(crate) const WRITES: [(&str, Attempt); 6] = [
     ("a shared writable mapping", |file| map_shared(file).map(drop)),
     ("a shared write-only mapping", |file| map(file, ProtFlags::WRITE, MapFlags::SHARED).map(drop)),
     ("mprotect of a shared read-only mapping", |file| Ok(map_read_only(file)?.make_writable()?)),
-    ("punching a hole", |file| punch_hole(file, LEN)),
+    ("punching a hole", |file| punch_hole(file, 0, LEN)),
 ];
 pub(crate) const SHRINKS: [(&str, Attempt); 2] = [
     ("ftruncate downwards", |file| file.set_len(LEN / 2)),
@@ -56,7 +49,7 @@ pub(crate) const APPENDS: [(&str, Attempt); 1] =
     [("write(2) at the end", |file| file.write_all_at(b"!", LEN))];
 
 pub(crate) fn draft() -> File {
-    filled(CreateOptions::new().create("kernel-contract").unwrap().into_file())
+    fill(CreateOptions::new().create("kernel-contract").unwrap().into_file())
 }
 
 /// A file with the mode 0777, and a kernel that can seal it. `None` says why, and checks the reason.
@@ -65,9 +58,9 @@ pub(crate) fn exec_draft() -> Option<File> {
         return None;
     }
     match CreateOptions::new().executable(true).create("kernel-contract") {
-        Ok(file) => Some(filled(file.into_file())),
+        Ok(file) => Some(fill(file.into_file())),
         Err(error) => {
-            refused("an executable memfd", Err::<(), _>(error), Errno::ACCESS);
+            fails_with("an executable memfd", Err::<(), _>(error), Errno::ACCESS);
             assert_eq!(memfd_noexec(), Some(2));
             eprintln!("vm.memfd_noexec=2: executable memfds are refused (EACCES)");
             None
@@ -80,18 +73,18 @@ pub(crate) fn exec_seal_exists() -> bool {
     let outcome = add_seals(draft(), EXEC);
     let exists = outcome.is_ok();
     if !exists {
-        refused("EXEC", outcome, Errno::INVAL);
+        fails_with("EXEC", outcome, Errno::INVAL);
         eprintln!("this kernel does not know F_SEAL_EXEC (EINVAL)");
     }
     exists
 }
 
-pub(crate) fn filled(file: File) -> File {
+pub(crate) fn fill(file: File) -> File {
     file.write_all_at(&b"a".repeat(LEN as usize), 0).unwrap();
     file
 }
 
-pub(crate) fn sealed(seals: Seals) -> File {
+pub(crate) fn sealed_draft(seals: Seals) -> File {
     let file = draft();
     add_seals(&file, seals).unwrap();
     file
@@ -102,19 +95,6 @@ pub(crate) fn shared(file: File) -> (File, Mapping) {
     (file, mapping)
 }
 
-pub(crate) fn proc_path(file: &File) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-/// A new description of the same file.
-pub(crate) fn reopened(file: &File) -> File {
-    File::options().read(true).write(true).open(proc_path(file)).unwrap()
-}
-
-pub(crate) fn read_only(file: &File) -> File {
-    File::open(proc_path(file)).unwrap()
-}
-
 /// EXEC aside, which drafts carry where the kernel knows it.
 #[track_caller]
 pub(crate) fn assert_seals(file: &File, expected: Seals) {
@@ -123,16 +103,6 @@ pub(crate) fn assert_seals(file: &File, expected: Seals) {
 
 pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::empty(), 0, len)?)
-}
-
-pub(crate) fn punch_hole(file: &File, len: u64) -> io::Result<()> {
-    Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, len)?)
-}
-
-pub(crate) fn contents(file: &File) -> Vec<u8> {
-    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    bytes
 }
 
 pub(crate) fn chmod(file: &File, mode: u32) -> io::Result<()> {
@@ -148,7 +118,7 @@ pub(crate) fn memfd_noexec() -> Option<u8> {
 }
 
 #[track_caller]
-pub(crate) fn refused<T>(what: &str, outcome: io::Result<T>, expected: Errno) {
+pub(crate) fn fails_with<T>(what: &str, outcome: io::Result<T>, expected: Errno) {
     let error = outcome.err().unwrap_or_else(|| panic!("{what} succeeded"));
     assert_eq!(Errno::from_io_error(&error), Some(expected), "{what}");
 }
@@ -199,33 +169,24 @@ pub(crate) fn map_private_read_only(file: &File) -> io::Result<Mapping> {
     map(file, READ, MapFlags::PRIVATE)
 }
 
-/// Forks a child that runs `in_child` and stays until `meanwhile` has run; `left` is unmapped here, not there.
+/// Forks a child that runs `in_child` and stays until `meanwhile` has run; `left` is unmapped here, not
+/// there. The child makes system calls only: it must not allocate, nor take a lock.
 pub(crate) fn while_forked<T>(
     left: Option<Mapping>,
-    in_child: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    in_child: impl FnOnce() -> io::Result<()>,
     meanwhile: impl FnOnce() -> T,
 ) -> T {
     let _alone = FORK.write().unwrap();
     if let Some(mapping) = &left {
         mapping.advise(Advice::LinuxDoFork).unwrap();
     }
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    theirs.set_read_timeout(Some(Duration::from_secs(20))).unwrap(); // a failed test leaves no child behind
-    let mut command = Command::new("never executed");
-    let child = move || {
-        (&theirs).write_all(&[u8::from(in_child().is_ok())])?;
-        (&theirs).read_exact(&mut [0])?;
-        Err(Errno::CANCELED.into())
-    };
-    // SAFETY: after the fork the closure makes system calls only: it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(child) };
-    let child = thread::spawn(move || command.spawn());
+    let mut child = Forked::that(|mut parent| {
+        let _ = parent.write_all(&[u8::from(in_child().is_ok())]);
+        let _ = parent.read(&mut [0]);
+    });
     let mut succeeded = [0];
-    ours.read_exact(&mut succeeded).unwrap();
-    drop(left);
-    let outcome = meanwhile();
-    ours.write_all(b"!").unwrap();
-    refused("exec", child.join().unwrap(), Errno::CANCELED);
+    child.line.read_exact(&mut succeeded).unwrap();
     assert_eq!(succeeded, [1], "the child's part");
-    outcome
+    drop(left);
+    meanwhile()
 }

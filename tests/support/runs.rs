@@ -1,8 +1,7 @@
-//! How tests run: how often, alone in a process where they change all of it, and what is left.
+//! How tests run: how often, on which machine, and what they leave behind.
 #![allow(dead_code, reason = "every test binary compiles this, and none uses all of it")]
 
 use std::fmt::Debug;
-use std::process::{Command, Output, Stdio};
 use std::{env, fs, io};
 
 /// Whether everything is to be tried, however long it takes.
@@ -41,37 +40,9 @@ pub(crate) fn is_emulated() -> bool {
     env::var_os("SEALED_MMAP_VM").is_some()
 }
 
-const ALONE: &str = "SEALED_MMAP_ALONE";
-
-/// Runs one test of this binary alone in a new process.
-pub(crate) fn run_alone(test: &str, stdin: impl Into<Stdio>) -> Output {
-    let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(ALONE, "")
-        .stdin(stdin)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("running 1 test"), "no test is named {test}: {text}");
-    output
-}
-
-/// Whether this is the process of [`run_alone`].
-pub(crate) fn runs_alone() -> bool {
-    env::var_os(ALONE).is_some()
-}
-
-/// Whether this is the process where the test runs alone. If not, it has run there and passed.
-pub(crate) fn is_alone(test: &str) -> bool {
-    if !runs_alone() {
-        let output = run_alone(test, Stdio::null());
-        let [text, errors] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-        assert!(output.status.success(), "{text}{errors}");
-        // Such as why a part was not tested.
-        eprint!("{errors}");
-    }
-    runs_alone()
+/// What the machine was set to, if it runs for the tests and is not as usual.
+pub(crate) fn is_configured_as(configuration: &str) -> bool {
+    env::var_os("SEALED_MMAP_CONFIG").is_some_and(|name| name == configuration)
 }
 
 /// How many descriptors and mappings of a file of this name there are.
