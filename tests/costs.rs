@@ -72,7 +72,7 @@ const PATHS: &[(&str, Path, usize, usize, &[&str])] = &[
             "F_GET_SEALS",
         ],
     ),
-    ("seal", seal_draft, 0, 2, &["F_ADD_SEALS", "F_GET_SEALS"]),
+    ("seal", seal_draft, 0, 4, &["lseek", "F_ADD_SEALS", "F_GET_SEALS", "lseek"]),
     ("receive and map", receive_and_map, 0, 5, &["F_GETFL", "F_GET_SEALS", "fstat", "mmap"]),
 ];
 

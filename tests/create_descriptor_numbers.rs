@@ -19,7 +19,7 @@ const CHILD: &str = "--child-with-closed-descriptors";
 
 /// The part of a test harness that `cargo test` and `cargo nextest` rely on.
 #[unsafe(no_mangle)]
-pub extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let arguments: Vec<String> = (1..count as usize)
         .map(|index| {
             // SAFETY: C promises `count` pointers.
@@ -98,8 +98,11 @@ fn control() -> io::Result<bool> {
     let new = || {
         // SAFETY: the name ends with a zero byte.
         let fd = unsafe { libc::memfd_create(c"control".as_ptr(), libc::MFD_CLOEXEC) };
-        // SAFETY: the kernel has just returned it, or -1, which the check below finds.
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { File::from_raw_fd(fd) }) }
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just returned it.
+        Ok(unsafe { File::from_raw_fd(fd) })
     };
     let (input, output) = (new()?, new()?);
     println!("printed");

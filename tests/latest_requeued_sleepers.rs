@@ -30,9 +30,8 @@ impl ReadOnlyPage {
     fn of(file: &SealedFile<FutureWriteSealed>) -> Self {
         let fd = file.as_fd().as_raw_fd();
         // SAFETY: the address is the kernel's choice. The mapping stays for as long as the process.
-        let page = unsafe {
-            libc::mmap(ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0)
-        };
+        let page =
+            unsafe { libc::mmap(ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
         assert_ne!(page, libc::MAP_FAILED);
         Self(page.cast())
     }

@@ -508,7 +508,7 @@ fn without_proc_creating_is_unsupported_and_leaves_nothing() {
         created
     });
     assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-    assert!(error.to_string().contains("/proc/self/fd"), "{error}");
+    assert!(error.to_string().contains("/proc/thread-self/fd"), "{error}");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn ranges_at_and_across_pages_are_that_part_of_the_file_or_out_of_bounds() {
 #[test]
 fn a_range_out_of_bounds_says_which_and_of_what() {
     let error = file_of(b"hello").map_range(3..7).unwrap_err();
-    assert_eq!(error.to_string(), "4 bytes from offset 3 do not lie within 5 bytes");
+    assert_eq!(error.to_string(), "4 bytes from offset 3 on do not fit into 5 bytes");
     assert!(error.source().is_none());
 }
 
@@ -279,12 +279,12 @@ fn open_read_only_does_not_believe_a_proc_that_leads_elsewhere() {
     let unsupported = |file: &SealedFile| {
         let error = file.reopen().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("/proc/self/fd"), "{error}");
+        assert!(error.to_string().contains("/proc/thread-self/fd"), "{error}");
     };
     unsupported(&file);
 
-    fs::create_dir_all("/proc/self/fd").unwrap();
-    let entry = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::create_dir_all("/proc/thread-self/fd").unwrap();
+    let entry = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     fs::write(&entry, b"hello").unwrap();
     unsupported(&file);
 

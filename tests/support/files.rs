@@ -270,28 +270,32 @@ pub(crate) fn refused<T: Debug>(
     // The descriptor is as good as before: it is refused again, in the same way.
     let same_file = error.fd().try_clone_to_owned().unwrap();
     let converted = io::Error::from(take(same_file).unwrap_err());
-    match error.reason() {
+    let expected = match error.reason() {
         Refusal::NotSealable(kernels)
         | Refusal::CannotSeal { error: kernels, .. }
         | Refusal::CannotReserve(kernels)
         | Refusal::Io(kernels) => {
-            assert!(kernels.raw_os_error().is_some(), "{kernels:?}");
-            assert_eq!(converted.raw_os_error(), kernels.raw_os_error());
+            assert!(errno_of(&converted).is_some(), "{kernels:?}");
+            assert_eq!(errno_of(&converted), errno_of(kernels));
+            kernels.kind()
         }
-        Refusal::NotReadable | Refusal::Owner { .. } => {
-            assert_eq!(converted.kind(), ErrorKind::PermissionDenied);
-            assert_eq!(converted.to_string(), error.reason().to_string());
-        }
-        _ => {
-            assert_eq!(converted.kind(), ErrorKind::InvalidData);
-            assert_eq!(converted.to_string(), error.reason().to_string());
-        }
-    }
+        Refusal::NotReadable | Refusal::Owner { .. } => ErrorKind::PermissionDenied,
+        _ => ErrorKind::InvalidData,
+    };
+    assert_eq!((converted.kind(), converted.raw_os_error()), (expected, None));
+    assert_eq!(converted.to_string(), message);
+    assert!(converted.get_ref().unwrap().is::<ReceiveError<()>>());
 
     let (refusal, fd) = error.into_parts();
     assert_eq!(fd.as_raw_fd(), number);
     assert_eq!(look(fd.as_fd()), before);
     (refusal, fd)
+}
+
+/// The errno at the end of the chain of sources.
+pub(crate) fn errno_of(error: &(dyn Error + 'static)) -> Option<Errno> {
+    let own = error.downcast_ref().and_then(Errno::from_io_error);
+    own.or_else(|| errno_of(error.source()?))
 }
 
 fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
@@ -301,8 +305,15 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
         Refusal::NotSealable(_) => words(&["cannot carry seals", "memfd_create", "copy it"]),
         Refusal::MissingSeals { missing, present } => {
             assert!(!missing.is_empty() && !missing.intersects(*present));
-            let is_final = present.contains(Seals::SEAL);
-            let remedy = if is_final { "MFD_ALLOW_SEALING" } else { "F_ADD_SEALS" };
+            let remedy = if missing.contains(Seals::WRITE) && present.contains(LIVE) {
+                "receive_future_write"
+            } else if *missing == Seals::FUTURE_WRITE && present.contains(IMMUTABLE) {
+                "receive_read_only"
+            } else if present.contains(Seals::SEAL) {
+                "MFD_ALLOW_SEALING"
+            } else {
+                "F_ADD_SEALS"
+            };
             vec![format!("lacks the seals {missing} (present: {present})"), remedy.into()]
         }
         Refusal::ForbiddenSeals { forbidden, present } => {
@@ -310,15 +321,20 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
             let seals = format!("the seals {forbidden} (present: {present})");
             vec![seals, "policy forbids".into(), "make another file".into()]
         }
-        Refusal::UntrustedWriteSeal => words(&["write seal", "MFD_NOEXEC_SEAL", "copy the file"]),
+        Refusal::UntrustedWriteSeal => words(&["write seal", "MFD_NOEXEC_SEAL", "copy it"]),
         Refusal::HugeTlb => words(&["hugetlb", "SealPolicy::allow_hugetlb"]),
         Refusal::Length { len, .. } => vec![format!("{len} bytes"), "SealPolicy::len".into()],
         Refusal::Owner { expected, found } => {
             vec![format!("uid {expected}"), format!("uid {found}"), "SealPolicy::owner".into()]
         }
         Refusal::CannotSeal { reason, .. } => vec!["cannot seal".into(), reason.to_string()],
-        Refusal::CannotReserve(_) => words(&["cannot reserve memory", "can write"]),
-        Refusal::Io(_) => words(&["examine or copy"]),
+        Refusal::CannotReserve(error) => match error.kind() {
+            ErrorKind::OutOfMemory | ErrorKind::StorageFull => {
+                words(&["cannot reserve memory", "too little", "SealPolicy::len"])
+            }
+            _ => words(&["cannot reserve memory", "writable", "SealPolicy::reserve"]),
+        },
+        Refusal::Io(_) => words(&["cannot look at the file"]),
         other => panic!("a new refusal: {other:?}"),
     }
 }
