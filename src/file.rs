@@ -133,14 +133,14 @@ impl<S: Sealed> SealedFile<S> {
         Ok(unsafe { Self::sealed(same_file, self.known_extent()) })
     }
 
-    /// Opens the same file anew, as a description of its own: read-only, with its offset at 0, and
-    /// `O_NONBLOCK`, which has no effect on such a file.
+    /// Reopens the file as a description of its own: read-only, with its offset at 0, and `O_NONBLOCK`,
+    /// which has no effect on such a file.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: `/proc` is not mounted, or leads to another file.
-    /// * `EACCES`: the mode bits, or a security policy, do not let this user open the file. SELinux as
-    ///   Android has it may keep apps from opening any memfd anew.
+    /// * `EACCES`: the mode bits, or a security policy, do not let this user open the file. Android's
+    ///   SELinux policy may keep apps from reopening any memfd.
     /// * `WouldBlock`: somebody holds a write lease on the file (`F_SETLEASE`).
     /// * `EMFILE`, `ENFILE`: no descriptor left.
     ///
@@ -225,14 +225,14 @@ impl<S: State> Read for &SealedFile<S> {
     }
 }
 
-/// Moves the offset of the description, which is [shared](#impl-Read-for-SealedFile<S>).
+/// Moves the description's offset, which [clones and receivers share](#impl-Read-for-SealedFile<S>).
 impl<S: State> Seek for SealedFile<S> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file().seek(position)
     }
 }
 
-/// Moves the offset of the description, which is [shared](#impl-Read-for-SealedFile<S>).
+/// Moves the description's offset, which [clones and receivers share](#impl-Read-for-SealedFile<S>).
 impl<S: State> Seek for &SealedFile<S> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file().seek(position)

@@ -111,10 +111,10 @@
 //!
 //! # Errors
 //!
-//! A transition that fails returns a [`SealError`], and a file that is refused returns a
-//! [`ReceiveError`]. Either says why, and holds the file or the descriptor.
+//! A transition that fails returns a [`SealError`], with the file. A receiver that refuses a file returns
+//! a [`ReceiveError`], with the descriptor. Both say why.
 //!
-//! `?` converts both in a function that returns [`io::Result`](std::io::Result). The conversion drops
+//! In a function that returns [`io::Result`](std::io::Result), `?` converts both. The conversion drops
 //! the file or the descriptor, and keeps the explanation: `Display` and `Debug` print it, `kind()` is
 //! the errno's, and `source()` leads to the errno's [`io::Error`](std::io::Error). The boxed error is a
 //! `SealError<()>` or a `ReceiveError<()>`, and can be downcast to.

@@ -111,7 +111,7 @@ impl Mapping {
         Words::new(unsafe { slice::from_raw_parts(first, map.len() / WORD) })
     }
 
-    /// Where `len` bytes from `offset` on are, if all of them are within the file.
+    /// Where `len` bytes from `offset` on begin, if all of them lie within the file.
     pub(crate) fn locate(&self, offset: u64, len: usize) -> Result<usize, OutOfBounds> {
         let range = OutOfBounds::locate(offset, len as u64, self.len as u64)?;
         Ok(range.start as usize)

@@ -175,12 +175,11 @@ impl Producer {
     /// # Errors
     ///
     /// * `Unsupported`: before Linux 5.1 and on FreeBSD, under `vm.memfd_noexec=2`, or without `/proc`.
-    /// * `EACCES`: a security policy does not let this program open its own memfd anew (SELinux, as
-    ///   Android has it for apps).
+    /// * `EACCES`: a security policy does not let this program reopen its own memfd (such as Android's
+    ///   SELinux policy for apps).
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents. Always `ENOMEM` if `len` is more than the
     ///   machine's memory and swap.
-    /// * `OutOfMemory`: the mapping exceeds the limit on locked memory (`RLIMIT_MEMLOCK`), which holds
-    ///   for every mapping after `mlockall(MCL_FUTURE)`; mmap's `EAGAIN` is the `source`.
+    /// * `OutOfMemory`: too much locked memory, as for [`map_read_only`](SealedFile::map_read_only).
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
     /// * `EMFILE`, `ENFILE`: no descriptor left; a producer requires two.

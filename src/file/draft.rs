@@ -93,8 +93,7 @@ impl SealedFile<Unsealed> {
     ///   refused before it is tried. Below that, a machine without strict overcommit or a memory
     ///   cgroup may invoke its OOM killer instead.
     /// * `StorageFull`, `OutOfMemory`: not enough pages in the hugetlb pool; the errno is the `source`.
-    /// * `OutOfMemory`: the mapping exceeds the limit on locked memory (`RLIMIT_MEMLOCK`), which holds
-    ///   for every mapping after `mlockall(MCL_FUTURE)`; mmap's `EAGAIN` is the `source`.
+    /// * `OutOfMemory`: too much locked memory, as for [`map_read_only`](SealedFile::map_read_only).
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `ENOMEM` also: no address space, or no mapping left (`vm.max_map_count`).
     ///
@@ -303,7 +302,7 @@ struct TooFewHugePages(#[source] io::Error);
 pub struct SealError<F = SealedFile<Unsealed>> {
     reason: SealFailure,
     error: io::Error,
-    /// Of the file, where the kernel tells it.
+    /// The file's name, where the kernel reports it.
     name: Option<String>,
     file: F,
 }

@@ -102,8 +102,7 @@ impl SealedFile<ReadOnlySealed> {
     ///   for every mapping after `mlockall(MCL_FUTURE)`; mmap's `EAGAIN` is the `source`.
     /// * `FileTooLarge`: the length does not fit into the address space (32-bit); use
     ///   [`map_range`](Self::map_range).
-    /// * Those of [`reopen`](Self::reopen), for hugetlb pages on kernels before 6.7, which have to open
-    ///   the file anew.
+    /// * Those of [`reopen`](Self::reopen): hugetlb files have to be reopened on kernels before 6.7.
     ///
     /// # Examples
     ///

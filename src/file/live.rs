@@ -66,19 +66,18 @@ impl SealedFile<FutureWriteSealed> {
 
     /// Maps the whole file, to be read while it is being written. [`LiveMap`] has an example.
     ///
-    /// If the descriptor is writable, the file is opened anew for this, read-only: on old kernels a
+    /// If the descriptor is writable, the file is reopened for this, read-only: on old kernels a
     /// mapping through a writable descriptor, even one that only reads, keeps the producer from
-    /// [finishing](crate::Producer::finish) the file. If the file cannot be opened anew (no `/proc`, or
+    /// [finishing](crate::Producer::finish) the file. If the file cannot be reopened (no `/proc`, or
     /// the mode does not let this user read it), the descriptor is mapped as it is.
     ///
     /// # Errors
     ///
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `ENOMEM`: no address space or no mapping left, or not enough pages in the hugetlb pool.
-    /// * `OutOfMemory`: the mapping exceeds the limit on locked memory (`RLIMIT_MEMLOCK`), which holds
-    ///   for every mapping after `mlockall(MCL_FUTURE)`; mmap's `EAGAIN` is the `source`.
+    /// * `OutOfMemory`: too much locked memory, as for [`map_read_only`](SealedFile::map_read_only).
     /// * `EPERM`: the file has been finished, and the kernel (before 6.7 and its backports) maps such
-    ///   a file only through a read-only descriptor, which could not be had. Receive the file as
+    ///   a file only through a read-only descriptor, which could not be opened. Receive the file as
     ///   [immutable](SealedFile::receive_read_only).
     #[doc(alias = "mmap")]
     pub fn map_live(&self) -> io::Result<LiveMap> {

@@ -86,7 +86,7 @@ impl Kernel for ThisKernel {
 /// ```
 pub struct ReceiveError<F = OwnedFd> {
     reason: Refusal,
-    /// Of the file, where the kernel tells it.
+    /// The file's name, where the kernel reports it.
     name: Option<String>,
     fd: F,
 }
@@ -144,7 +144,7 @@ impl<F> fmt::Display for ReceiveError<F> {
 }
 
 impl<F> std::error::Error for ReceiveError<F> {
-    /// The errno behind the reason, which is itself part of the message.
+    /// Returns the errno behind the reason. The reason itself is part of the message.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.reason.source()
     }
