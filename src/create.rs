@@ -1,4 +1,4 @@
-//! Making files: the options, and the one-call writers.
+//! Creating files: the options, and the one-call writers.
 #![allow(unsafe_code, reason = "a draft is made of a file that has just been created")]
 
 use std::ffi::CStr;
@@ -15,7 +15,7 @@ use crate::seals::Seals;
 use crate::state::{ReadOnlySealed, Unsealed};
 use crate::sys;
 
-/// How a file is made. The default is what most callers want: sealable, not executable, plain pages.
+/// How a file is created. The defaults suit most callers: sealable, not executable, plain pages.
 ///
 /// # Examples
 ///
@@ -37,7 +37,7 @@ pub struct CreateOptions {
 }
 
 impl CreateOptions {
-    /// Sealable, not executable, plain pages.
+    /// The defaults: sealable, not executable, plain pages.
     ///
     /// # Examples
     ///
@@ -53,9 +53,10 @@ impl CreateOptions {
     ///
     /// # Platform-specific
     ///
-    /// Linux 6.3 and later seals the answer (`MFD_EXEC`, `MFD_NOEXEC_SEAL`); on older ones only the
-    /// mode bits say so. With `vm.memfd_noexec=2` creating an executable file is `EACCES`. On
-    /// FreeBSD this has no effect.
+    /// On Linux 6.3 and later a file that is not executable carries [`Seals::EXEC`] and cannot be made
+    /// executable (`MFD_NOEXEC_SEAL`). On older kernels, and in sandboxes that deny the flag, only the
+    /// mode bits say so. Under `vm.memfd_noexec=2`, creating an executable file fails with `EACCES`. On
+    /// FreeBSD this option has no effect.
     ///
     /// # Examples
     ///
@@ -74,9 +75,10 @@ impl CreateOptions {
         self
     }
 
-    /// Whether seals can be added to the file. Default: yes. With `false` the file carries
-    /// [`Seals::SEAL`] from the start and can never leave the state [`Unsealed`]; the one-call
-    /// writers, which seal, then fail.
+    /// Whether seals can be added to the file. Default: yes.
+    ///
+    /// With `false`, the file carries [`Seals::SEAL`] from the start and can never leave the state
+    /// [`Unsealed`]. The one-call writers then fail, because they seal.
     ///
     /// # Examples
     ///
@@ -93,7 +95,7 @@ impl CreateOptions {
         self
     }
 
-    /// The pages that the file is made of. Default: [`HugePages::None`].
+    /// The size of the pages that the file is made of. Default: [`HugePages::None`].
     ///
     /// # Examples
     ///
@@ -110,18 +112,25 @@ impl CreateOptions {
         self
     }
 
-    /// Creates an empty file, close-on-exec. The name is for debugging only
-    /// (`/proc/self/fd/N` shows it); files of the same name have nothing in common.
+    /// Creates an empty file, close-on-exec.
+    ///
+    /// The name is for debugging only (`/proc/self/fd/N` shows it). Files of the same name have nothing
+    /// in common.
+    ///
+    /// The descriptor is never 0, 1 or 2, even if the process was started with those closed. Code that
+    /// prints would otherwise write into the file.
     ///
     /// # Errors
     ///
     /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
-    /// * `Unsupported`: the kernel has no hugetlb pages of the size asked for.
+    /// * `Unsupported`: the kernel has no hugetlb pages of the requested size.
     /// * `EACCES`: an executable file under `vm.memfd_noexec=2`.
     /// * `EMFILE`, `ENFILE`, `ENOMEM`: no descriptor or memory left.
     ///
-    /// The limit `RLIMIT_FSIZE` holds for these files like for any other: exceeding it raises
-    /// `SIGXFSZ`, and is `EFBIG` where that is ignored.
+    /// The limit `RLIMIT_FSIZE` applies to these files as to any other: exceeding it raises `SIGXFSZ`,
+    /// and fails with `EFBIG` where that signal is ignored.
+    ///
+    /// [Errors](crate#errors) says how a call that a sandbox denies is reported, here and everywhere else.
     ///
     /// See [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
     ///
@@ -137,7 +146,7 @@ impl CreateOptions {
         self.create_named(name.as_bytes())
     }
 
-    /// The same as [`create`](Self::create), for a name that need not be UTF-8.
+    /// As [`create`](Self::create), with a name that need not be UTF-8.
     ///
     /// # Errors
     ///
@@ -182,8 +191,8 @@ impl CreateOptions {
         Ok(unsafe { SealedFile::draft(file, self.huge_pages) })
     }
 
-    /// Plain pages are filled fastest with `write(2)`, which never uses huge pages on advice and does not
-    /// work on hugetlbfs.
+    /// Whether filling through a mapping is required, or faster. Plain pages are filled fastest with
+    /// `write(2)`, which never uses huge pages on advice and does not work on hugetlbfs.
     pub(crate) fn fills_through_a_mapping(&self, len: u64) -> bool {
         /// No huge page of any processor is smaller.
         const SMALLEST: u64 = 1 << 20;
@@ -195,7 +204,7 @@ impl CreateOptions {
         }
     }
 
-    /// Creates an immutable file that holds `bytes`. Its offset is 0, as with the other writers below.
+    /// Creates an immutable file that holds `bytes`. Its offset is 0, as with the other one-call writers.
     ///
     /// # Errors
     ///
@@ -229,19 +238,19 @@ impl CreateOptions {
         Ok(file.seal_with_len(len)?)
     }
 
-    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
-    /// begins at a multiple of 4096.
+    /// Creates an immutable file of `len` bytes, which `fill` writes to a zeroed slice. The slice begins
+    /// at a multiple of 4096.
     ///
     /// Plain pages up to 1 MiB are filled from a buffer, in about half the time if the allocator has
-    /// it at hand: the page faults of a new mapping cost more than a copy. A lack of memory then shows
-    /// only after `fill` has run. Above, and on huge pages that have to be filled in place, the slice
-    /// is the file's own memory, which is reserved. If the contents must not stay behind in freed
-    /// memory, or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
+    /// the buffer at hand: the page faults of a new mapping cost more than a copy. A lack of memory then
+    /// shows only after `fill` has run. For longer files, and for huge pages that have to be filled in
+    /// place, the slice is the file's own memory, which is reserved. If the contents must not stay behind
+    /// in freed memory, or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
     ///
     /// # Errors
     ///
-    /// As [`from_bytes`](Self::from_bytes), and whatever `fill` returns. The file is gone then.
-    /// `ENOMEM` if `len` is more than the machine's memory and swap.
+    /// As [`from_bytes`](Self::from_bytes) and [`map_mut`](SealedFile::map_mut), and whatever `fill`
+    /// returns. The file is gone then. `ENOMEM` if `len` is more than the machine's memory and swap.
     ///
     /// # Examples
     ///
@@ -282,8 +291,8 @@ impl CreateOptions {
     }
 }
 
-/// At an offset, so that the file's own stays 0: whoever gets the file as standard input reads from its
-/// beginning.
+/// Writes at an explicit offset, so that the file's own offset stays 0: a child that gets the file as
+/// standard input reads from the beginning.
 fn write_whole(file: &SealedFile<Unsealed>, bytes: &[u8]) -> io::Result<()> {
     file.file().write_all_at(bytes, 0).map_err(while_doing("fill the file (pwrite)"))
 }
@@ -294,9 +303,9 @@ impl Default for CreateOptions {
     }
 }
 
-/// The only handle to a file that is being filled.
+/// A draft: the only handle to a file that is being filled.
 impl SealedFile<Unsealed> {
-    /// Creates an empty file with the default [`CreateOptions`].
+    /// Creates an empty draft with the default [`CreateOptions`].
     ///
     /// # Errors
     ///
@@ -333,8 +342,8 @@ impl SealedFile<ReadOnlySealed> {
         CreateOptions::new().from_bytes(name, bytes)
     }
 
-    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
-    /// begins at a multiple of 4096, with the default [`CreateOptions`].
+    /// Creates an immutable file of `len` bytes, which `fill` writes to a zeroed slice, with the default
+    /// [`CreateOptions`]. See [`CreateOptions::build`].
     ///
     /// # Errors
     ///

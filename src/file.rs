@@ -1,4 +1,4 @@
-//! What the states of a file have in common. Each state's own methods are in a file of its name.
+//! What all states of a file have in common. The methods of one state are in a file of its name.
 #![allow(unsafe_code, reason = "a second handle of a sealed file is as sealed as the first")]
 
 // In the order of a file's life, in which the documentation shows them.
@@ -26,11 +26,11 @@ use crate::sys::{self, Extent};
 
 /// Every state.
 impl<S: State> SealedFile<S> {
-    /// What `fstat(2)` says of the file.
+    /// Returns what `fstat(2)` reports about the file.
     ///
     /// # Errors
     ///
-    /// Those of [`File::metadata`].
+    /// As [`File::metadata`].
     ///
     /// # Examples
     ///
@@ -43,7 +43,7 @@ impl<S: State> SealedFile<S> {
         self.file().metadata()
     }
 
-    /// The seals that the file carries now: at least [`S::REQUIRED`](State::REQUIRED).
+    /// Returns the seals that the file carries now: at least [`S::REQUIRED`](State::REQUIRED).
     ///
     /// # Errors
     ///
@@ -73,13 +73,14 @@ impl<S: Sealed> SealedFile<S> {
         }
     }
 
-    /// The length in bytes, as it was found when the seals had been confirmed. A file without
-    /// [`Seals::GROW`] may have become longer since; what was added is not mapped, though reading
-    /// and seeking show the file as it is now.
+    /// Returns the length in bytes, as it was found after the seals had been confirmed.
+    ///
+    /// A file without [`Seals::GROW`] may have grown since. Reading and seeking reach the bytes that were
+    /// added; maps do not.
     ///
     /// # Errors
     ///
-    /// Those of `fstat(2)`, which is asked only if nobody knew the length when the file was sealed.
+    /// Those of `fstat(2)`, which is called only if the length was not yet known when the file was sealed.
     ///
     /// # Examples
     ///
@@ -92,7 +93,7 @@ impl<S: Sealed> SealedFile<S> {
         Ok(self.extent()?.len)
     }
 
-    /// Whether [`len`](Self::len) is 0.
+    /// Returns whether [`len`](Self::len) is 0.
     ///
     /// # Errors
     ///
@@ -108,7 +109,7 @@ impl<S: Sealed> SealedFile<S> {
         Ok(self.len()? == 0)
     }
 
-    /// A second descriptor of the same open file: it shares the offset, and is close-on-exec.
+    /// Duplicates the descriptor, close-on-exec. Both descriptors share one description, and so one offset.
     ///
     /// # Errors
     ///
@@ -132,20 +133,20 @@ impl<S: Sealed> SealedFile<S> {
         Ok(unsafe { Self::sealed(same_file, self.known_extent()) })
     }
 
-    /// Opens the same file anew, read-only (and `O_NONBLOCK`, which means nothing to such a file) and
-    /// with an offset of its own, at 0.
+    /// Reopens the file as a description of its own: read-only, with its offset at 0, and `O_NONBLOCK`,
+    /// which has no effect on such a file.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: `/proc` is not mounted, or leads to another file.
-    /// * `EACCES`: the mode bits, or a security policy, do not let this user open it. SELinux as
-    ///   Android has it may keep apps from opening any memfd anew.
+    /// * `EACCES`: the mode bits, or a security policy, do not let this user open the file. Android's
+    ///   SELinux policy may keep apps from reopening any memfd.
     /// * `WouldBlock`: somebody holds a write lease on the file (`F_SETLEASE`).
     /// * `EMFILE`, `ENFILE`: no descriptor left.
     ///
     /// # Platform-specific
     ///
-    /// Needs `/proc/self/fd`. Always `Unsupported` on FreeBSD.
+    /// Requires `/proc/thread-self/fd` (Linux 3.17). Always `Unsupported` on FreeBSD.
     ///
     /// # Examples
     ///
@@ -165,7 +166,7 @@ impl<S: Sealed> SealedFile<S> {
     }
 }
 
-/// For logs: the name, the length and the seals, as far as the kernel tells them.
+/// For logs: the state, the descriptor and, where the kernel reports them, name, length and seals.
 impl<S: State> fmt::Debug for SealedFile<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("SealedFile");
@@ -183,9 +184,9 @@ impl<S: State> fmt::Debug for SealedFile<S> {
     }
 }
 
-/// Reads at the offset of the description, which every clone and every process that was sent the
-/// descriptor shares, the sender included. A hostile sender can move it between two reads. So check
-/// and use bytes of a foreign file on a map, with [`read_at`](FileExt::read_at), or on a
+/// Reads at the offset of the description. Every clone shares that offset, and so do the sender and every
+/// process that received the descriptor. A hostile sender can move the offset between two reads. So
+/// validate and use the bytes of a foreign file on a map, with [`read_at`](FileExt::read_at), or on a
 /// [description of its own](SealedFile::reopen).
 impl<S: State> Read for SealedFile<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -224,22 +225,22 @@ impl<S: State> Read for &SealedFile<S> {
     }
 }
 
-/// Moves the offset of the description, which is [shared](#impl-Read-for-SealedFile<S>).
+/// Moves the description's offset, which [clones and receivers share](#impl-Read-for-SealedFile<S>).
 impl<S: State> Seek for SealedFile<S> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file().seek(position)
     }
 }
 
-/// Moves the offset of the description, which is [shared](#impl-Read-for-SealedFile<S>).
+/// Moves the description's offset, which [clones and receivers share](#impl-Read-for-SealedFile<S>).
 impl<S: State> Seek for &SealedFile<S> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file().seek(position)
     }
 }
 
-/// Reading at an offset, in every state. Writing succeeds only while the file is [`Unsealed`];
-/// afterwards it is `EPERM`, `EBADF` through a read-only descriptor, `EINVAL` on hugetlb pages.
+/// Reads at an offset, in every state. Writing succeeds only on a draft. On a sealed file it fails with
+/// `EPERM`, or with `EBADF` through a read-only descriptor. On hugetlb pages it always fails with `EINVAL`.
 impl<S: State> FileExt for SealedFile<S> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file().read_at(buffer, offset)
@@ -287,8 +288,9 @@ impl<S: State> IntoRawFd for SealedFile<S> {
 
 /// Leaves the typestate: the file becomes a child's standard input, output or error.
 ///
-/// The child reads from the offset on, which is 0 after sealing. Clones share it: of two children with
-/// clones each gets a part. Give each a [description of its own](SealedFile::reopen).
+/// The child reads from the offset of the description, which is 0 after sealing. Clones share the offset,
+/// so each of two children with clones gets only a part. Give each child a
+/// [description of its own](SealedFile::reopen).
 impl<S: State> From<SealedFile<S>> for Stdio {
     fn from(file: SealedFile<S>) -> Self {
         file.into_inner().into()

@@ -1,6 +1,6 @@
 //! Pages larger than plain ones.
 
-/// The pages that a file is made of.
+/// The size of the pages that a file is made of.
 ///
 /// # Examples
 ///
@@ -20,19 +20,21 @@ pub enum HugePages {
     /// Plain pages.
     #[default]
     None,
-    /// Transparent huge pages, where the kernel gives them on advice
+    /// Transparent huge pages, where the kernel uses them on advice
     /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise`). Under any other setting
-    /// this is the same as [`None`](Self::None): the kernel uses them whenever it can, or never.
+    /// this is the same as [`None`](Self::None): the kernel uses them whenever it can, or never. The
+    /// setting is read for each file.
     Transparent,
-    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file
-    /// cannot be filled with `write(2)`, but with [`map_mut`](crate::SealedFile::map_mut) or the
-    /// one-call writers; its length is a multiple of the page size, and the receiver has to
-    /// [allow it](crate::SealPolicy::allow_hugetlb).
+    /// Pages of the hugetlb pool, of the size named or else of the kernel's default size.
+    ///
+    /// Such a file cannot be filled with `write(2)`; use [`map_mut`](crate::SealedFile::map_mut) or the
+    /// one-call writers. Its length is a multiple of the page size. The receiver has to
+    /// [allow hugetlb files](crate::SealPolicy::allow_hugetlb).
     HugeTlb(Option<HugePageSize>),
 }
 
 /// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).
-/// Which of them can be had depends on the processor and on how the kernel was started.
+/// Which sizes are available depends on the processor and on the kernel's boot parameters.
 ///
 /// # Examples
 ///
@@ -73,7 +75,7 @@ pub enum HugePageSize {
 }
 
 impl HugePageSize {
-    /// The size of one page, in bytes.
+    /// Returns the size of one page, in bytes.
     ///
     /// # Examples
     ///

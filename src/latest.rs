@@ -131,17 +131,17 @@ use crate::sys;
 use protocol::{BELL, Geometry, HEADER, News, Reader, Sink, Source, Writer};
 use word::Word;
 
-/// Any reader can move the others to another futex (`FUTEX_REQUEUE` works through a read-only mapping),
-/// where nobody wakes them. So a sleeper looks again from time to time.
+/// The cap on one sleep. Any reader can move the others to another futex (`FUTEX_REQUEUE` works through a
+/// read-only mapping), where nobody wakes them. So a sleeper looks again from time to time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// Enough that a reader is disturbed only where it is overtaken three times during one copy.
+/// With four slots, a reader starts over only if the publisher overtakes it three times during one copy.
 const SLOTS: usize = 4;
 
-/// The one that publishes values.
+/// The writer that publishes values.
 ///
-/// Dropping it tells its subscribers that nothing newer will come. They keep the last value. A child
-/// of `fork(2)` does not inherit the memory, and so must neither use nor drop it.
+/// Dropping the publisher tells its subscribers that nothing newer will come. They keep the last value. A
+/// child of `fork(2)` does not inherit the memory, and so must neither use nor drop the publisher.
 ///
 /// # Examples
 ///
@@ -149,9 +149,12 @@ const SLOTS: usize = 4;
 /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 /// use sealed_mmap::latest::Publisher;
 ///
-/// let mut publisher = Publisher::create("position", 16)?;
-/// assert_eq!(publisher.publish(b"1.0 2.0")?, 1);
-/// assert_eq!(publisher.publish(b"1.5 2.0")?, 2);
+/// let mut state = Publisher::create("state", 5)?;
+/// assert_eq!(state.capacity(), 5);
+/// assert_eq!(state.publish(b"on")?, 1); // its sequence number
+/// assert_eq!(state.publish(b"off")?, 2);
+/// assert!(state.publish(b"something else").is_err());
+/// assert_eq!(state.publish(b"")?, 3);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Publisher {
@@ -160,41 +163,25 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Creates the file for values of up to `capacity` bytes, with four slots. Its memory is
-    /// reserved.
+    /// Creates the file for values of up to `capacity` bytes, with four slots, and reserves its memory.
     ///
     /// # Errors
     ///
     /// * `InvalidInput`: the slots do not fit into the address space.
     /// * Otherwise as [`Producer::create`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// let publisher = sealed_mmap::latest::Publisher::create("readings", 1000)?;
-    /// assert_eq!(publisher.capacity(), 1000);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn create(name: &str, capacity: usize) -> io::Result<Self> {
         Self::create_with_slots(name, capacity, SLOTS)
     }
 
-    /// [`create`](Self::create) with another number of slots, a power of two, at least 2. More of them
-    /// let a reader take longer to copy a value; each takes memory for one.
+    /// As [`create`](Self::create), with a number of slots: a power of two, at least 2.
+    ///
+    /// More slots give a reader more time to copy a value before the publisher overwrites it, which large
+    /// values published at a high rate may need. Each slot requires memory for one value.
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create). `InvalidInput` also if the number of slots is not a power of two, or is 1.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// // Published at a high rate, and large.
-    /// let publisher = sealed_mmap::latest::Publisher::create_with_slots("scan", 1 << 20, 16)?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// As [`create`](Self::create). `InvalidInput` also if the number of slots is not a power of two, or
+    /// is 1.
     pub fn create_with_slots(name: &str, capacity: usize, slots: usize) -> io::Result<Self> {
         let geometry = Geometry::new(slots as u64, capacity as u64)
             .map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
@@ -205,58 +192,38 @@ impl Publisher {
         Ok(Self { producer, writer: Writer::new(geometry) })
     }
 
-    /// The file to share with subscribers, as a description that is open for reading only.
+    /// Returns the live file, to share with subscribers. Its description is open for reading only.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// use sealed_mmap::{latest::Publisher, socket::send_fds};
-    /// use std::os::{fd::AsFd, unix::net::UnixStream};
-    ///
-    /// let publisher = Publisher::create("readings", 1000)?;
-    /// let (to_subscriber, _from_publisher) = UnixStream::pair()?;
-    /// send_fds(&to_subscriber, b"readings", &[publisher.file().as_fd()])?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// [`socket::send_fds`](crate::socket::send_fds) sends it to another process.
     pub fn file(&self) -> &SealedFile<FutureWriteSealed> {
         self.producer.file()
     }
 
-    /// The length of the longest value, in bytes.
+    /// Returns the capacity: the length of the longest value, in bytes.
     pub fn capacity(&self) -> usize {
         self.writer.geometry().capacity
     }
 
-    /// Publishes a value, wakes who sleeps until there is one, and returns its number: one more
+    /// Publishes a value, wakes waiting subscribers, and returns the value's sequence number: one more
     /// than the last, from 1 on.
     ///
-    /// It is [`publish_without_wake`](Self::publish_without_wake) and a system call that does not block.
+    /// This is [`publish_without_wake`](Self::publish_without_wake) and a system call that does not
+    /// block. [`Publisher`] has an example.
     ///
     /// # Errors
     ///
     /// [`OutOfBounds`]: the value is longer than the capacity. Nothing is published then.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// let mut publisher = sealed_mmap::latest::Publisher::create("state", 5)?;
-    /// assert_eq!(publisher.publish(b"on")?, 1);
-    /// assert_eq!(publisher.publish(b"off")?, 2);
-    /// assert!(publisher.publish(b"something else").is_err());
-    /// assert_eq!(publisher.publish(b"")?, 3);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn publish(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
         let number = self.publish_without_wake(value)?;
         self.wake();
         Ok(number)
     }
 
-    /// Publishes a value without a system call, and so without waking anybody: for readers that
-    /// look when it suits them, or for values of which only the last few of a burst are worth waking
-    /// for. Whoever sleeps sees the value with the next [`publish`](Self::publish), or within a second.
+    /// Publishes a value without a system call, and so without waking waiting subscribers.
+    ///
+    /// This suits subscribers that look when they need a value, and bursts of values of which only the
+    /// last few are worth a wake-up. A waiting subscriber sees the value at the next
+    /// [`publish`](Self::publish), or within a second.
     ///
     /// Wait-free: one copy and a few stores.
     ///
@@ -299,10 +266,10 @@ impl Drop for Publisher {
     }
 }
 
-/// One that reads the newest value.
+/// A reader of the newest value.
 ///
-/// It is `Send` and `Sync`, owns its mapping, and outlives the publisher. For a second one, open the
-/// file again.
+/// A subscriber is `Send` and `Sync`, owns its mapping, and outlives the publisher. For a second
+/// subscriber, open the file again.
 ///
 /// # Examples
 ///
@@ -333,25 +300,13 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Maps a publisher's file, and checks how it is divided, once and for all.
+    /// Maps a publisher's file, and checks its layout, once and for all.
     ///
     /// # Errors
     ///
-    /// * `InvalidData`: the file was not made by a [`Publisher`], or by one whose version or word
-    ///   size is another, or its slots do not fit into it.
+    /// * `InvalidData`: the file was not made by a [`Publisher`], or by one of another version or word
+    ///   size, or the file is too short for its slots.
     /// * Otherwise as [`SealedFile::map_live`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// use sealed_mmap::{Producer, latest::Subscriber};
-    ///
-    /// let producer = Producer::create("something else", 4096)?;
-    /// let error = Subscriber::open(producer.file()).unwrap_err();
-    /// assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn open(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
         let map = file.map_live()?;
         let mut header = [0; HEADER];
@@ -363,42 +318,24 @@ impl Subscriber {
         Ok(Self { map, reader: Reader::new(geometry) })
     }
 
-    /// The length of the longest value, in bytes.
+    /// Returns the capacity: the length of the longest value, in bytes.
     pub fn capacity(&self) -> usize {
         self.reader.geometry().capacity
     }
 
-    /// Replaces `value` by the newest one, and returns its number; `None` and an empty `value`
-    /// before there is one.
+    /// Replaces `value` by the newest value, and returns its sequence number. Before the first value,
+    /// returns `None` and leaves `value` empty.
     ///
-    /// The number is that of the last call, and the value the same, if there is nothing newer. It is
-    /// never a smaller one. An error leaves `value` empty, and the next call may succeed.
+    /// If there is nothing newer, this returns the same value and sequence number as the last call.
+    /// Sequence numbers never decrease. An error leaves `value` empty, and the next call may succeed.
     ///
     /// # Errors
     ///
-    /// * `WouldBlock`: each of a hundred attempts was overtaken by the publisher, or it is hostile.
-    ///   Let some time pass before the next call, for a hostile one goes on. [`wait`](Self::wait) lets
-    ///   none pass: while there is something newer it returns at once.
+    /// * `WouldBlock`: the publisher overtook each of a hundred attempts, or is hostile. Let some time
+    ///   pass before the next call, because a hostile publisher goes on. [`wait`](Self::wait) does not do
+    ///   that: it returns at once while there is something newer.
     /// * `InvalidData`: the value is longer than the capacity; the publisher is hostile.
     /// * `OutOfMemory`: no memory for the value.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// use sealed_mmap::latest::{Publisher, Subscriber};
-    ///
-    /// let mut publisher = Publisher::create("state", 5)?;
-    /// let mut state = Subscriber::open(publisher.file())?;
-    /// let mut value = Vec::new();
-    /// assert_eq!(state.latest(&mut value)?, None);
-    ///
-    /// publisher.publish(b"off")?;
-    /// publisher.publish(b"on")?;
-    /// assert_eq!(state.latest(&mut value)?, Some(2));
-    /// assert_eq!(value, b"on");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn latest(&mut self, value: &mut Vec<u8>) -> io::Result<Option<u64>> {
         let outcome = self.reader.latest(&self.map.words(), value);
         if !matches!(outcome, Ok(Some(_))) {
@@ -407,19 +344,25 @@ impl Subscriber {
         outcome
     }
 
-    /// Sleeps until the newest value has a greater number than `seen`, which is what
-    /// [`latest`](Self::latest) returned, or 0 for the first value. With a timeout of zero it only
-    /// looks, without a system call; [`Duration::MAX`] means no timeout. A number of another
-    /// publisher's, which may be greater than all of this one's, is waited for in vain.
+    /// Sleeps until there is a value whose sequence number is greater than `seen`.
     ///
-    /// An event loop cannot wait for this, for there is no descriptor to poll. Wait in a thread that
-    /// writes to a pipe or eventfd of the loop; or have the publisher follow each value by a byte on
-    /// the socket that its file was sent over.
+    /// `seen` is what [`latest`](Self::latest) returned, or 0 to wait for the first value. Do not pass a
+    /// sequence number of another publisher: it may be greater than all of this publisher's, and the wait
+    /// is then in vain.
+    ///
+    /// With a timeout of zero this only looks, without a system call. [`Duration::MAX`] means no timeout.
+    /// Each sleep is capped at one second; then the subscriber looks again. So a new value, or the end of
+    /// the publisher, is noticed within a second, even if [another
+    /// reader](crate::latest#one-reader-against-another) has moved the sleepers to another futex.
+    ///
+    /// An event loop cannot wait for values, because there is no descriptor to poll. Wait in a thread
+    /// that writes to a pipe or eventfd of the loop. Or have the publisher send a byte after each value,
+    /// on the socket that carried its file.
     ///
     /// # Errors
     ///
-    /// Those of `futex(2)`, which has none for a program that is allowed to call it. `Unsupported`
-    /// on FreeBSD.
+    /// Those of `futex(2)`, which does not fail unless a sandbox denies it: see [Errors](crate#errors).
+    /// `Unsupported` on FreeBSD.
     ///
     /// # Examples
     ///
@@ -429,10 +372,16 @@ impl Subscriber {
     /// use std::time::Duration;
     ///
     /// let mut publisher = Publisher::create("state", 5)?;
-    /// let state = Subscriber::open(publisher.file())?;
+    /// let mut state = Subscriber::open(publisher.file())?;
+    /// let mut value = Vec::new();
+    /// assert_eq!(state.latest(&mut value)?, None);
     /// assert_eq!(state.wait(0, Duration::from_millis(5))?, WaitOutcome::TimedOut);
+    ///
     /// publisher.publish(b"on")?;
     /// assert_eq!(state.wait(0, Duration::from_secs(5))?, WaitOutcome::Newer);
+    /// assert_eq!(state.latest(&mut value)?, Some(1));
+    /// assert_eq!(value, b"on");
+    ///
     /// drop(publisher);
     /// assert_eq!(state.wait(0, Duration::from_secs(5))?, WaitOutcome::Newer);
     /// assert_eq!(state.wait(1, Duration::from_secs(5))?, WaitOutcome::Ended);
@@ -459,7 +408,7 @@ impl Subscriber {
     }
 }
 
-/// For logs.
+/// For logs: the capacity, the newest sequence number, and the file.
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher")
@@ -470,7 +419,7 @@ impl fmt::Debug for Publisher {
     }
 }
 
-/// For logs.
+/// For logs: the capacity, and the sequence number of the value that was read last.
 impl fmt::Debug for Subscriber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscriber")
@@ -484,11 +433,12 @@ impl fmt::Debug for Subscriber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum WaitOutcome {
-    /// There is a value with a greater number.
+    /// There is a value with a greater sequence number.
     Newer,
     /// There is none, and the publisher has said that none will come.
     Ended,
-    /// There is none yet. This is all that is ever seen of a publisher that was killed.
+    /// The timeout expired, and there is no such value yet. The end of a publisher that was killed is
+    /// never announced, so a wait for its next value ends like this.
     TimedOut,
 }
 

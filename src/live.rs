@@ -1,10 +1,10 @@
-//! Files that go on changing: one mapping writes, any number read.
+//! Live files: one mapping writes, any number of mappings read.
 //!
-//! What is mapped here is written by another thread or process at any time, so it is never seen as
-//! bytes, only as whole aligned words that are accessed atomically; [`soundness`](crate::soundness),
-//! "Live files", has the argument. Every mapping begins at a page and is as long as whole words
-//! ([`Mapping::new`]), so that no access crosses a word or leaves the mapping. What lies behind the
-//! end of the file, in its last word and page, can be accessed, and is never given out.
+//! Another thread or process may write to this memory at any time. So the memory is never viewed as bytes,
+//! only as whole aligned words that are accessed atomically; [`soundness`](crate::soundness), "Live files",
+//! has the argument. Every mapping begins at a page and is as long as whole words ([`Mapping::new`]), so no
+//! access crosses a word boundary or leaves the mapping. The bytes behind the end of the file, in its last
+//! word and page, can be accessed, and are never given out.
 #![allow(unsafe_code, reason = "mappings are seen as atomic words")]
 
 // Not for x32, whose pointers leave half of a register of x86_64 undefined.
@@ -111,7 +111,7 @@ impl Mapping {
         Words::new(unsafe { slice::from_raw_parts(first, map.len() / WORD) })
     }
 
-    /// Where `len` bytes from `offset` on are, if all of them are within the file.
+    /// Where `len` bytes from `offset` on begin, if all of them lie within the file.
     pub(crate) fn locate(&self, offset: u64, len: usize) -> Result<usize, OutOfBounds> {
         let range = OutOfBounds::locate(offset, len as u64, self.len as u64)?;
         Ok(range.start as usize)

@@ -1,5 +1,5 @@
-//! Mappings, and the unsafe code that makes and views them. Its obligations are argued at length in
-//! [`soundness`](crate::soundness).
+//! Mappings, and the unsafe code that makes and views them. [`soundness`](crate::soundness) argues its
+//! obligations at length.
 #![allow(
     unsafe_code,
     reason = "mmap(2) and madvise(2) are unsafe; the callers' files discharge them"
@@ -25,10 +25,10 @@ use thiserror::Error;
 use crate::failure::while_doing;
 use crate::sys::{self, Extent, advice};
 
-/// The whole of an unsealed file as `&mut [u8]`, from [`SealedFile::map_mut`](crate::SealedFile::map_mut).
+/// The whole of a draft as `&mut [u8]`, from [`SealedFile::map_mut`](crate::SealedFile::map_mut).
 ///
-/// It borrows the file, so that nothing else can touch the file through this crate until it is
-/// dropped, and sealing has to wait for that. A child of `fork(2)` does not inherit it.
+/// The map borrows the draft. Until the map is dropped, nothing else can touch the file through this
+/// crate, and the draft cannot be sealed. A child of `fork(2)` does not inherit the map.
 ///
 /// # Examples
 ///
@@ -46,8 +46,7 @@ pub struct UnsealedMap<'a> {
 }
 
 impl<'a> UnsealedMap<'a> {
-    /// Maps the first `len` bytes, which the file is extended to hold if it is shorter, and
-    /// reserves memory for all of them.
+    /// Maps the first `len` bytes, and reserves memory for all of them. A shorter file is extended.
     ///
     /// # Safety
     ///
@@ -120,18 +119,23 @@ impl fmt::Debug for UnsealedMap<'_> {
 
 /// Bytes of an immutable file, from [`SealedFile::map_read_only`] or [`SealedFile::map_range`].
 ///
-/// It owns its mapping: the file may be dropped, and the map moved to other threads or kept
-/// forever.
+/// The map owns its mapping: the file may be dropped, and the map may move to other threads or live
+/// forever. It compares, sorts and hashes by its bytes.
 ///
-/// The slice begins at a page if the range does, and otherwise as far behind one as the range. An
-/// empty slice begins at a page, too: a multiple of 64 KiB. So casts to aligned types (`bytemuck`,
-/// `zerocopy`, Arrow) depend on the offset alone, and not on the length.
+/// # Alignment
 ///
-/// It compares, sorts and hashes by its bytes.
+/// A slice of the whole file, or of a range that begins at a page boundary, begins at a page boundary. A
+/// slice of another range begins as many bytes behind a page boundary as the range does. An empty slice
+/// begins at a page boundary, too, at a multiple of 64 KiB. So whether a cast to an aligned type succeeds
+/// (`bytemuck`, `zerocopy`, Arrow) depends on the offset alone, and not on the length.
 ///
-/// Touching a page that the sender never wrote takes memory, and if there is none the kernel ends
-/// the process with `SIGBUS`: [`SealedFile::reserve`] turns that into an error beforehand. What
-/// remains is a page that broke in hardware and a failed read from swap.
+/// # Memory
+///
+/// Touching a hole allocates memory. If there is none, the kernel ends the process with `SIGBUS`;
+/// [`SealedFile::reserve`] turns that into an error beforehand. What remains is a page that broke in
+/// hardware, and a failed read from swap.
+///
+/// A core dump contains the map, and reads all of it: see [core dumps](crate::soundness#core-dumps).
 ///
 /// # Examples
 ///
@@ -141,10 +145,14 @@ impl fmt::Debug for UnsealedMap<'_> {
 /// assert_eq!(length, 5);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// [`SealedFile::map_read_only`]: crate::SealedFile::map_read_only
+/// [`SealedFile::map_range`]: crate::SealedFile::map_range
+/// [`SealedFile::reserve`]: crate::SealedFile::reserve
 pub struct ReadOnlyMap {
     /// `None` for an empty range, which cannot be mapped.
     map: Option<Mmap>,
-    /// What was asked for, within `map`.
+    /// The requested range, within `map`.
     range: Range<usize>,
 }
 
@@ -196,15 +204,15 @@ impl ReadOnlyMap {
         Ok(Self { map: Some(map.map_err(explain)?), range: start..end })
     }
 
-    /// Takes the page faults now rather than on first access, for speed.
+    /// Populates the page tables now, for speed, so that the first access to a page causes no page fault.
     ///
-    /// This does not make access safe from running out of memory: pages that nobody wrote can be
-    /// dropped again. Only [`SealedFile::reserve`] lasts.
+    /// This does not keep access from running out of memory: pages that nobody wrote can be dropped
+    /// again. Only [`SealedFile::reserve`](crate::SealedFile::reserve) lasts.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: before Linux 5.14, and on FreeBSD.
-    /// * `EFAULT`, `ENOMEM`: no memory, where access would have been a `SIGBUS`.
+    /// * `EFAULT`, `ENOMEM`: no memory, where access would have raised `SIGBUS`.
     ///
     /// # Examples
     ///
@@ -359,7 +367,7 @@ pub(crate) fn address_space(len: u64) -> io::Result<usize> {
     })
 }
 
-/// Every page size that Linux has divides it.
+/// A multiple of every page size that Linux has.
 const LARGEST_PAGE: usize = 64 << 10;
 
 /// An empty file cannot be mapped. A slice of it is aligned like any other map.
@@ -377,7 +385,7 @@ fn empty_mut<'a>() -> &'a mut [u8] {
     unsafe { slice::from_raw_parts_mut(NonNull::<Page>::dangling().as_ptr().cast(), 0) }
 }
 
-/// What a mapping that failed means, where its errno misleads.
+/// Explains why a mapping failed, where the errno is misleading.
 pub(crate) fn explain(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         // mmap(2): "The file has been locked, or too much memory has been locked". To async code this
@@ -420,7 +428,7 @@ unsafe fn advise(start: *const u8, len: usize, advice: Advice) -> io::Result<()>
         .map_err(while_doing("advise the kernel on a mapping (madvise)"))
 }
 
-/// A range that does not lie within the memory it was asked of.
+/// A range that exceeds the file or the map, or a value that exceeds a capacity.
 ///
 /// # Examples
 ///
@@ -436,19 +444,19 @@ unsafe fn advise(start: *const u8, len: usize, advice: Advice) -> io::Result<()>
 pub struct OutOfBounds {
     /// Where the range begins, in bytes.
     pub offset: u64,
-    /// How long it is, in bytes.
+    /// How long the range is, in bytes.
     pub len: u64,
-    /// How much there is, in bytes.
+    /// How long the file or the map is, or how large the capacity, in bytes.
     pub size: u64,
 }
 
-/// From offset 0 on there is nothing to say: it may be a whole value, and room for it.
+/// Nothing for offset 0: the range may be a whole value, and the memory the room for it.
 fn from(offset: u64) -> String {
     if offset == 0 { String::new() } else { format!(" from offset {offset} on") }
 }
 
 impl OutOfBounds {
-    /// Where `len` bytes from `offset` on begin, if all of them lie within `size` bytes.
+    /// The range of `len` bytes from `offset` on, if all of it lies within `size` bytes.
     pub(crate) fn locate(offset: u64, len: u64, size: u64) -> Result<Range<u64>, Self> {
         match offset.checked_add(len) {
             Some(end) if end <= size => Ok(offset..end),
@@ -456,7 +464,7 @@ impl OutOfBounds {
         }
     }
 
-    /// A range as offsets, if it lies within `size` bytes. Asks for each bound once.
+    /// A range as offsets, if it lies within `size` bytes. Reads each bound once.
     pub(crate) fn resolve(range: impl RangeBounds<u64>, size: u64) -> Result<Range<u64>, Self> {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,

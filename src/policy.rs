@@ -1,5 +1,5 @@
-//! What is asked of a file from elsewhere: facts, judgement, refusals. Pure: no system call is made
-//! here, and no file seen.
+//! What is required of a file from elsewhere: facts, judgement, refusals. Pure: this module makes no system
+//! call and sees no file.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use crate::sealing::SealFailure;
 use crate::seals::Seals;
 use crate::sys::Extent;
 
-/// What is asked of a file from elsewhere, beyond what its state needs.
+/// What a receiver requires of a file from elsewhere, beyond what the file's state requires.
 ///
 /// # Examples
 ///
@@ -37,7 +37,7 @@ pub struct SealPolicy {
 }
 
 impl SealPolicy {
-    /// Only what the state needs; no hugetlb pages.
+    /// Requires only what the state requires, and refuses hugetlb pages.
     ///
     /// # Examples
     ///
@@ -60,12 +60,12 @@ impl SealPolicy {
         }
     }
 
-    /// For a hostile peer: at most `max_len` bytes, which cannot grow, with memory reserved for
-    /// all of them.
+    /// For a hostile peer: accepts at most `max_len` bytes, requires that the file cannot grow, and
+    /// reserves memory for all of it.
     ///
-    /// Reserving needs a descriptor that can write, as files are sent by default, or a file that may
-    /// be opened for writing. What a [`Producer`](crate::Producer) shares is neither, except for root:
-    /// add `.reserve(false)` for that, and see [`reserve`](Self::reserve) for what it leaves open.
+    /// Reserving requires a writable descriptor, as files are sent by default, or a file that may be
+    /// opened for writing. The files that a [`Producer`](crate::Producer) shares offer neither, except to
+    /// root. For those add `.reserve(false)`; [`reserve`](Self::reserve) says what that leaves open.
     ///
     /// # Examples
     ///
@@ -84,7 +84,7 @@ impl SealPolicy {
         policy
     }
 
-    /// Requires these seals as well.
+    /// Requires these seals, in addition to those already required.
     ///
     /// # Examples
     ///
@@ -112,9 +112,11 @@ impl SealPolicy {
         self
     }
 
-    /// Requires these seals beside the state's own, and refuses every other, unknown ones
-    /// included. A later call replaces an earlier one. Kernels add seals on their own, so this
-    /// breaks on some: prefer [`require`](Self::require).
+    /// Requires these seals beside the state's own, and refuses every other seal, unknown ones
+    /// included. A later call replaces an earlier one.
+    ///
+    /// Prefer [`require`](Self::require): some kernels add seals on their own, and this refuses their
+    /// files.
     ///
     /// # Examples
     ///
@@ -128,7 +130,7 @@ impl SealPolicy {
         self
     }
 
-    /// Bounds the length, in bytes.
+    /// Accepts only files whose length, in bytes, is in this range.
     ///
     /// # Examples
     ///
@@ -142,8 +144,12 @@ impl SealPolicy {
         self
     }
 
-    /// Requires that the file belongs to this user id: whoever created it, unless it was given away
-    /// with `fchown(2)`. That need not be who sent it.
+    /// Requires that the file belongs to this user id: to the user who created it, unless `fchown(2)`
+    /// gave it away. That need not be the user who sent it.
+    ///
+    /// User ids are compared as this process's user namespace maps them. Where the namespace leaves users
+    /// unmapped, the overflow uid (`/proc/sys/kernel/overflowuid`) stands for all of them, and a file that
+    /// belongs to it is refused, even if the policy names that uid. The check costs a read of `/proc`.
     ///
     /// # Examples
     ///
@@ -157,9 +163,10 @@ impl SealPolicy {
         self
     }
 
-    /// Whether to [reserve](crate::SealedFile::reserve) memory for the whole file. Without that, reading a
-    /// hole that there is no memory for ends the process (`SIGBUS`). Bound the length as well: it is
-    /// the receiver's memory that is taken.
+    /// Whether to [reserve](crate::SealedFile::reserve) memory for the whole file.
+    ///
+    /// Without a reservation, reading a hole ends the process (`SIGBUS`) if there is no memory for it.
+    /// Bound the length as well, because the memory is allocated by the receiver.
     ///
     /// # Examples
     ///
@@ -173,8 +180,8 @@ impl SealPolicy {
         self
     }
 
-    /// Whether to take files made of hugetlb pages. Their holes come from a pool that may be empty,
-    /// so reserve them too.
+    /// Whether to accept files made of hugetlb pages. Memory for their holes comes from a pool that may
+    /// be empty, so [reserve](Self::reserve) it as well.
     ///
     /// # Examples
     ///
@@ -188,7 +195,7 @@ impl SealPolicy {
         self
     }
 
-    /// The seals that a file needs to be accepted in a state.
+    /// The seals without which a file is not accepted in a state.
     pub(crate) fn required(&self, state: Seals) -> Seals {
         state | self.required | self.only.unwrap_or_default()
     }
@@ -296,15 +303,15 @@ pub(crate) struct Facts {
     pub(crate) is_executable: bool,
 }
 
-/// What is asked of the kernel only where the judgement depends on it.
+/// Questions to the kernel that are asked only where the judgement depends on the answer.
 pub(crate) trait Kernel {
-    /// Whether `WRITE`, if it is among `present`, means that nobody can write.
+    /// Whether `WRITE`, if it is among `present`, can be trusted: that nobody can write.
     fn enforces_write_seal(&self, present: Seals) -> bool;
     /// Whether this user id, of a file, stands for one user.
     fn is_one_user(&self, uid: u32) -> bool;
 }
 
-/// Why a descriptor was not taken. The first of these that applies is reported.
+/// Why a descriptor was refused. The first of these reasons that applies is reported.
 ///
 /// # Examples
 ///
@@ -327,7 +334,7 @@ pub(crate) trait Kernel {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Opened with `O_WRONLY` or `O_PATH`: it can never be mapped.
+    /// The descriptor was opened with `O_WRONLY` or `O_PATH`, so it can never be mapped.
     #[error("the descriptor is not open for reading; the sender must open it O_RDONLY or O_RDWR")]
     NotReadable,
     /// The file cannot carry seals (`F_GET_SEALS` is `EINVAL`): an ordinary file, a pipe, a socket, a
@@ -336,37 +343,38 @@ pub enum Refusal {
         "the file cannot carry seals; the sender must use memfd_create, or the receiver copy it"
     )]
     NotSealable(#[source] io::Error),
-    /// Seals that the state or the policy requires are not there.
+    /// The file lacks seals that the state or the policy requires.
     #[error(
         "the file lacks the seals {missing} (present: {present}); {}",
         how_to_go_on(*missing, *present)
     )]
     MissingSeals {
-        /// Required and absent.
+        /// The required seals that the file lacks.
         missing: Seals,
-        /// All that the file carries.
+        /// All seals that the file carries.
         present: Seals,
     },
-    /// Seals that the policy forbids are there.
+    /// The file carries seals that the policy forbids.
     #[error(
         "the file carries the seals {forbidden} (present: {present}), which the policy forbids; \
          seals cannot be removed, so the sender must make another file"
     )]
     ForbiddenSeals {
-        /// Forbidden and present.
+        /// The forbidden seals that the file carries.
         forbidden: Seals,
-        /// All that the file carries.
+        /// All seals that the file carries.
         present: Seals,
     },
-    /// `WRITE` stands beside `EXEC` and `FUTURE_WRITE`, on a kernel that adds those three together
-    /// without looking for writers: a writable mapping may still exist.
+    /// The file carries `WRITE` beside `EXEC` and `FUTURE_WRITE`, on a kernel that adds those three
+    /// together without checking for writers. So `WRITE` cannot be trusted: a writable mapping may still
+    /// exist.
     #[error(
         "this kernel may report the write seal while somebody still writes; the sender must create \
          the file with MFD_NOEXEC_SEAL, or the receiver copy it"
     )]
     UntrustedWriteSeal,
-    /// The file is made of hugetlb pages, which the policy does not allow, or the last of them is
-    /// not whole, so that touching it could be `SIGBUS`.
+    /// The file is made of hugetlb pages, and the policy does not allow that, or the length is not a
+    /// multiple of the page size, so that touching the last page could raise `SIGBUS`.
     #[error(
         "the file is made of hugetlb pages; SealPolicy::allow_hugetlb accepts such files, if their \
          length is a multiple of the page size"
@@ -375,13 +383,13 @@ pub enum Refusal {
     /// The length is outside the policy's range.
     #[error("the file has {len} bytes, and SealPolicy::len accepts {}", Range(*bounds))]
     Length {
-        /// Bytes.
+        /// The length of the file, in bytes.
         len: u64,
-        /// What the policy accepts.
+        /// The lengths that the policy accepts.
         bounds: (Bound<u64>, Bound<u64>),
     },
-    /// The file belongs to another user than the policy names; or to the overflow uid, which stands for
-    /// every user that this user namespace does not map.
+    /// The file belongs to another user than the policy names, or to the overflow uid, which stands for
+    /// every user that this user namespace does not map: see [`SealPolicy::owner`].
     #[error("{}", whose_file(*expected, *found))]
     Owner {
         /// The user id that the policy names.
@@ -389,28 +397,29 @@ pub enum Refusal {
         /// The user id of the file.
         found: u32,
     },
-    /// The missing seals could not be added, when adopting (`EBUSY`; `EINVAL` for one that the kernel
-    /// does not know).
+    /// Adopting failed to add the missing seals (`EBUSY`, or `EINVAL` for a seal that the kernel does not
+    /// know).
     #[error("cannot seal the file: {reason}")]
     CannotSeal {
-        /// What stood in the way.
+        /// What prevented sealing.
         reason: SealFailure,
         /// The kernel's error, or the crate's.
         #[source]
         error: io::Error,
     },
-    /// No memory could be had for the file's holes (`ENOSPC`, `ENOMEM`), or the descriptor is
-    /// read-only and the file cannot be opened for writing through `/proc/self/fd` (`EACCES`,
-    /// `Unsupported`, `WouldBlock`).
+    /// Reserving failed: there is not enough memory for the file's holes (`ENOSPC`, `ENOMEM`), or the
+    /// descriptor is read-only and the file cannot be opened for writing through `/proc/thread-self/fd`
+    /// (`EACCES`, `Unsupported`, `WouldBlock`). See [`SealedFile::reserve`](crate::SealedFile::reserve).
     #[error("cannot reserve memory for the whole file{}", how_to_reserve(_0))]
     CannotReserve(#[source] io::Error),
-    /// Looking at the file failed, or copying it: more than the limit (`EFBIG`), changed meanwhile
-    /// (`ResourceBusy`), no memory (`ENOSPC`, `ENOMEM`), no descriptor left (`EMFILE`).
+    /// Examining or copying the file failed. The file has more bytes than the copy limit (`EFBIG`), or
+    /// changed during the copy (`ResourceBusy`); there is no memory (`ENOSPC`, `ENOMEM`) or no descriptor
+    /// left (`EMFILE`); or [a sandbox denied a call](crate#errors).
     #[error("cannot look at the file, or cannot copy it")]
     Io(#[source] io::Error),
 }
 
-/// Bounds of a length in words.
+/// The bounds of a length, in words.
 struct Range((Bound<u64>, Bound<u64>));
 
 impl fmt::Display for Range {
@@ -454,7 +463,7 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
     }
 }
 
-/// What reserving memory needs, where the error is one of those that lack it.
+/// What reserving memory requires, where the error says that it is missing.
 fn how_to_reserve(error: &io::Error) -> &'static str {
     use io::ErrorKind as K;
     match error.kind() {
@@ -482,7 +491,7 @@ fn whose_file(expected: u32, found: u32) -> String {
 }
 
 impl Refusal {
-    /// The errno's, where there is one.
+    /// The errno's kind, where there is an errno.
     pub(crate) fn kind(&self) -> io::ErrorKind {
         match self {
             Self::NotSealable(error)

@@ -44,25 +44,13 @@ impl CreateOptions {
         self.build_producer(name, len, |_| Ok(()))
     }
 
-    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody can see it,
-    /// and its only writer from then on. The slice is zeroed and page-aligned.
+    /// Creates a live file of `len` bytes that `fill` writes in place, and its only writer, as
+    /// [`Producer::build`] does.
     ///
     /// # Errors
     ///
-    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns. It has run already
-    /// where the kernel has no live files.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// let producer = sealed_mmap::CreateOptions::new().build_producer("blank", 80, |bytes| {
-    ///     bytes.fill(b' ');
-    ///     Ok(())
-    /// })?;
-    /// assert_eq!(producer.file().map_live()?.to_vec(..2)?, b"  ");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns. On a kernel without
+    /// live files, `fill` has run already when the error is found.
     pub fn build_producer(
         &self,
         name: &str,
@@ -75,8 +63,8 @@ impl CreateOptions {
         Producer::new(file)
     }
 
-    /// A file that nobody can execute or open for writing, by its mode and not by a seal: `EXEC`
-    /// beside `FUTURE_WRITE` would cast doubt on `WRITE` ([`sealing::write_seal_is_enforced`]).
+    /// Creates a file that nobody can execute or open for writing, by its mode and not by a seal: `EXEC`
+    /// beside `FUTURE_WRITE` would make `WRITE` untrustworthy ([`sealing::write_seal_is_enforced`]).
     fn create_without_exec_seal(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
         if self.is_executable() {
             let message = "a live file cannot be executable";
@@ -115,42 +103,43 @@ struct DeniedExec(#[source] io::Error);
 #[error("the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)")]
 struct NoFutureWrite(#[source] io::Error);
 
-/// The only writer of a live file, which any number of readers watch.
+/// The only writer of a live file that any number of readers watch.
 ///
-/// It holds the one mapping through which the file can still be written. The kernel has promised
-/// readers that nobody else writes and that the length stays ([`Seals::FUTURE_WRITE`],
-/// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW)); [`finish`](Self::finish) makes the file
-/// immutable.
+/// The producer holds the one mapping through which the file can still be written. The kernel has
+/// promised readers that nobody else writes and that the length stays ([`Seals::FUTURE_WRITE`],
+/// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW)). [`finish`](Self::finish) makes the file immutable.
 ///
 /// # Guarantees
 ///
-/// * Readers see each aligned `usize` of the file whole, as some call stored it. Nothing larger is
-///   whole: a read that meets a write gets some words new and some old. For the newest complete
-///   value there is [`latest`](crate::latest); records need an order of their own.
-/// * Calls are in order: whoever has read what one `write_at` stored, even a single word, reads in
-///   later calls nothing older than what was stored by the calls before it.
-/// * Memory for the whole file is reserved, so writing does not run out of it.
-/// * A child of `fork(2)` does not inherit the mapping, and so must neither use nor drop the producer:
-///   something else of its own may be there. One that is forked while the producer is being created
-///   may inherit it, and then keeps the file from being finished until it ends.
-/// * Dropping the producer ends writing, not reading. The file can then not be finished any more.
+/// * Readers see each aligned `usize` of the file whole, as some call stored it. Nothing larger is whole:
+///   a read that overlaps a write gets some words new and some old. For the newest complete value there
+///   is [`latest`](crate::latest); records need an order of their own.
+/// * Calls are ordered: a reader that has read what one `write_at` stored, even a single word, reads in
+///   later calls nothing older than what the calls before that one stored.
+/// * Memory for the whole file is reserved, so writing does not run out of memory.
+/// * A child of `fork(2)` does not inherit the mapping. It must neither use nor drop the producer,
+///   because something else of the child's may be at that address. A child that is forked while the
+///   producer is being created may inherit the mapping, and then keeps the file from being finished until
+///   the child ends.
+/// * Dropping the producer ends writing, not reading. The file can then never be finished.
 ///
 /// # Not guaranteed
 ///
-/// * That somebody else does not prevent finishing. Another user, with the descriptor from
-///   [`file`](Self::file), can add no seal and open no writable descriptor, for the file's mode is
-///   `0444`. The same user can change the mode back and open it, and root need not. They can write
-///   nothing even so, but add seals, and [`finish`](Self::finish) fails for good: after
-///   [`Seals::SEAL`], or after [`Seals::EXEC`] on a kernel whose write seal is then not believed. And
-///   any reader can pin pages (`EBUSY`), for as long as it likes.
-/// * That nobody else writes, on a kernel that lets udmabuf do it: see
+/// * That nobody prevents finishing. [`finish`](Self::finish) fails for good once somebody has added
+///   [`Seals::SEAL`], or [`Seals::EXEC`] on a kernel whose write seal cannot be trusted beside it.
+///   Another user, with the descriptor from [`file`](Self::file), can add no seal and open no writable
+///   descriptor, because the file's mode is `0444`. The same user can change the mode back and open the
+///   file for writing, and root can do so without changing the mode. Even then they can only add seals,
+///   and write nothing. And any reader can pin pages (`EBUSY`), for as long as it likes.
+/// * That nobody else writes, on a kernel that lets udmabuf write: see
 ///   [Known holes in kernels](crate::soundness#known-holes-in-kernels).
-/// * That a reader was there to see: values that are overwritten are gone.
+/// * That a reader sees every value: values that are overwritten are gone.
 ///
 /// # Platform-specific
 ///
-/// Linux and Android, from Linux 5.1 (the guarantees are claimed from 5.4.4), with `/proc` mounted.
-/// With `vm.memfd_noexec=2` no file without [`Seals::EXEC`] can be created, and so no producer.
+/// Linux and Android, from Linux 5.1 (the guarantees are claimed from 5.4.4), with `/proc` mounted
+/// (`/proc/thread-self/fd`, Linux 3.17). Under `vm.memfd_noexec=2` no file can be created without
+/// [`Seals::EXEC`], and so no producer.
 ///
 /// # Examples
 ///
@@ -176,39 +165,30 @@ pub struct Producer {
     map: Mapping,
     /// Writable, for adding seals.
     writable: SealedFile<FutureWriteSealed>,
-    /// Read-only, for giving away.
+    /// Read-only, for sharing.
     file: SealedFile<FutureWriteSealed>,
 }
 
 impl Producer {
-    /// Creates a live file of `len` zeros.
+    /// Creates a live file of `len` zeros. [`Producer`] has an example.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: before Linux 5.1 and on FreeBSD, under `vm.memfd_noexec=2`, or without `/proc`.
-    /// * `EACCES`: a security policy does not let this program open its own memfd anew (SELinux, as
-    ///   Android has it for apps).
+    /// * `EACCES`: a security policy does not let this program reopen its own memfd (such as Android's
+    ///   SELinux policy for apps).
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents. Always `ENOMEM` if `len` is more than the
     ///   machine's memory and swap.
+    /// * `OutOfMemory`: too much locked memory, as for [`map_read_only`](SealedFile::map_read_only).
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
-    /// * `EMFILE`, `ENFILE`: no descriptor left; it takes two.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use sealed_mmap::Producer;
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// let producer = Producer::create("counters", 4096)?;
-    /// assert_eq!(producer.len(), 4096);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// * `EMFILE`, `ENFILE`: no descriptor left; a producer requires two.
     pub fn create(name: &str, len: u64) -> io::Result<Self> {
         CreateOptions::new().create_producer(name, len)
     }
 
-    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody can see it.
-    /// The slice is zeroed and page-aligned.
+    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody else can see the
+    /// file. The slice is zeroed and page-aligned.
     ///
     /// # Errors
     ///
@@ -234,10 +214,10 @@ impl Producer {
         CreateOptions::new().build_producer(name, len, fill)
     }
 
-    /// Whether live files can be had here and now: tries it.
+    /// Returns whether live files are supported here and now, by creating one.
     ///
-    /// They cannot before Linux 5.1, on FreeBSD, under `vm.memfd_noexec=2`, without `/proc`, or in a
-    /// sandbox that forbids what [`create`](Self::create) needs; its error says which.
+    /// They are not before Linux 5.1, on FreeBSD, under `vm.memfd_noexec=2`, without `/proc`, or in a
+    /// sandbox that denies what [`create`](Self::create) requires. The error of `create` says which.
     ///
     /// # Examples
     ///
@@ -251,8 +231,8 @@ impl Producer {
         Self::create("sealed-mmap-producer-test", 0).is_ok()
     }
 
-    /// Maps a draft, whose memory is reserved and of which no map is left, and seals it against
-    /// everybody else. Its mode lets nobody write.
+    /// Maps a draft, whose memory is reserved and which is not mapped, and seals it against every other
+    /// writer. The file's mode allows nobody to open it for writing.
     fn new(draft: SealedFile<Unsealed>) -> io::Result<Self> {
         let file = draft.into_inner();
         let extent = sys::extent(file.as_fd(), &sys::stat(file.as_fd())?)?;
@@ -274,43 +254,30 @@ impl Producer {
         Ok(Self { map, writable, file })
     }
 
-    /// The live file, as a description that is open for reading only, to share with readers: send
-    /// it, clone it, or map it here. All descriptors that are sent share its offset;
-    /// [`reopen`](SealedFile::reopen) makes one apart.
+    /// Returns the live file, to share with readers: send it, clone it, or map it here.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use sealed_mmap::Producer;
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// use sealed_mmap::{SealPolicy, SealedFile};
-    ///
-    /// let producer = Producer::create("counters", 4096)?;
-    /// let sent = producer.file().try_clone()?;
-    /// let received = SealedFile::receive_future_write(sent, &SealPolicy::new())?;
-    /// assert_eq!(received.map_live()?.len(), 4096);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// It is a description of its own, open for reading only. All descriptors that are sent share the
+    /// offset of that description; [`reopen`](SealedFile::reopen) makes a separate one.
     pub fn file(&self) -> &SealedFile<FutureWriteSealed> {
         &self.file
     }
 
-    /// The length in bytes. It stays.
+    /// Returns the length in bytes. It never changes.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether the file has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Writes bytes. Readers may see any of its words before any other, but see all that earlier
-    /// calls wrote before they see one of them.
+    /// Writes bytes. Readers may see the words of one call in any order, but they see all that earlier
+    /// calls wrote before they see any of these words.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`]; nothing is written then.
+    /// [`OutOfBounds`]. Nothing is written then.
     ///
     /// # Examples
     ///
@@ -323,6 +290,10 @@ impl Producer {
     /// producer.write_at(0, &1_usize.to_ne_bytes())?; // whoever sees this sees the record
     /// # assert_eq!(records.to_vec(8..16)?, b"a record");
     /// assert!(producer.write_at(4090, b"too long").is_err());
+    ///
+    /// let mut word = [0; 6];
+    /// producer.read_at(10, &mut word)?; // the producer reads back what it wrote
+    /// assert_eq!(&word, b"record");
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
@@ -332,56 +303,42 @@ impl Producer {
         Ok(())
     }
 
-    /// Reads bytes back, as they were written last.
+    /// Reads bytes back, as they were written last. [`write_at`](Self::write_at) has an example.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`]; nothing is read then.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use sealed_mmap::Producer;
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// let mut producer = Producer::create("log", 4096)?;
-    /// producer.write_at(3, b"a record")?;
-    /// let mut word = [0; 6];
-    /// producer.read_at(5, &mut word)?;
-    /// assert_eq!(&word, b"record");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// [`OutOfBounds`]. Nothing is read then.
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         let start = self.map.locate(offset, target.len())?;
         self.words().read(start, target);
         Ok(())
     }
 
-    /// Ends writing: gives up the mapping, adds [`Seals::WRITE`] and [`Seals::SEAL`], and confirms
-    /// them. Maps of readers stay, and show what no longer changes.
+    /// Ends writing: drops the mapping, adds [`Seals::WRITE`] and [`Seals::SEAL`], and confirms them.
+    /// Readers' maps stay valid, and their bytes no longer change.
     ///
     /// # Errors
     ///
-    /// The live file comes back, as the description that can still be
-    /// [finished](SealedFile::finish), which is the way to try again. It is not for giving away:
-    /// with it seals can be added. Writing is over even so.
+    /// Writing is over, and the live file comes back, to retry with [`SealedFile::finish`]. Its
+    /// description is the writable one. Do not share it: through it, seals can be added.
     ///
     /// * [`PinnedPages`](SealFailure::PinnedPages) (`EBUSY`): a reader pins pages for I/O, with
-    ///   `vmsplice(2)` or io_uring. That is waited for, for about a second. Readers that map, or
+    ///   `vmsplice(2)` or io_uring. Transient `EBUSY` is retried for about a second. Readers that map, or
     ///   `read(2)`, without pause also hold pages for moments. That delays this call by some 0.3 s
-    ///   (measured), rarely by more than it waits.
+    ///   (measured), and rarely makes it fail.
     /// * [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was forked while
     ///   the producer was being created still runs, or, on kernels before 6.7 and its backports, somebody
     ///   maps the file through a writable descriptor.
     /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): somebody has added [`Seals::SEAL`], see
-    ///   [Not guaranteed](#not-guaranteed). It stays so.
+    ///   [Not guaranteed](#not-guaranteed). No retry helps.
     /// * [`UntrustedWriteSeal`](SealFailure::UntrustedWriteSeal): somebody has added [`Seals::EXEC`],
-    ///   beside which this kernel does not enforce a write seal. It stays so.
+    ///   and this kernel does not enforce a write seal beside it. No retry helps.
     ///
     /// # Examples
     ///
-    /// A compositor lets its clients watch a keymap while the user edits it, and in the end gives
-    /// out the immutable one, which clients parse in place. It is the same file: a client that has
-    /// its descriptor already needs no other.
+    /// A compositor lets its clients watch a keymap while the user edits it. In the end it finishes the
+    /// keymap, which clients then parse in place. The file is the same: a client that has its descriptor
+    /// needs no other.
     ///
     /// ```
     /// # use sealed_mmap::Producer;
@@ -411,7 +368,7 @@ impl Producer {
     /// }
     /// let keymap = finished?;
     ///
-    /// // The client is told, and takes the file that it has as an immutable one.
+    /// // The client is told, and receives the file that it has as an immutable one.
     /// let text = SealedFile::receive_read_only(live, &policy)?.map_read_only()?;
     /// assert_eq!(&text[..14], b"xkb_keymap {};"); // a `&[u8]`
     ///

@@ -14,8 +14,8 @@ use crate::sys;
 
 /// Returns the seals of the file behind any descriptor, for code outside the typestate.
 ///
-/// On its own this proves nothing: `WRITE` beside `EXEC` and `FUTURE_WRITE` is not always
-/// enforced (see [`soundness`](crate::soundness)). [`SealedFile::receive_read_only`] knows when.
+/// The answer alone proves nothing: `WRITE` beside `EXEC` and `FUTURE_WRITE` is not always enforced (see
+/// [`soundness`](crate::soundness)). [`SealedFile::receive_read_only`] knows when it is.
 ///
 /// # Errors
 ///
@@ -24,7 +24,7 @@ use crate::sys;
 ///
 /// # Platform-specific
 ///
-/// On Linux a plain tmpfs file answers [`Seals::SEAL`], and so does an object of `shm_open(3)`.
+/// On Linux a plain tmpfs file has [`Seals::SEAL`], and so does an object of `shm_open(3)`.
 ///
 /// # Examples
 ///
@@ -42,15 +42,15 @@ pub fn get_seals(fd: impl AsFd) -> io::Result<Seals> {
     sys::get_seals(fd.as_fd())
 }
 
-/// Adds seals to the file behind any descriptor, for code outside the typestate. It cannot be undone.
+/// Adds seals to the file behind any descriptor, for code outside the typestate. Seals cannot be removed.
 ///
 /// # Errors
 ///
 /// * `EPERM`: the file carries [`Seals::SEAL`] (even if every named seal is present already), or
 ///   the descriptor is not open for writing.
-/// * `EBUSY`: [`Seals::WRITE`] was asked for, and a writable mapping exists or pages are pinned for
+/// * `EBUSY`: [`Seals::WRITE`] was requested, and a writable mapping exists or pages are pinned for
 ///   I/O (the kernel waits for pinned pages, for up to 205 ms measured). No seal was added.
-/// * `EINVAL`: the file cannot carry seals, or the kernel does not know one of them:
+/// * `EINVAL`: the file cannot carry seals, or the kernel does not know one of the seals:
 ///   [`Seals::FUTURE_WRITE`] before Linux 5.1, [`Seals::EXEC`] before Linux 6.3.
 ///
 /// # Platform-specific
@@ -72,7 +72,7 @@ pub fn add_seals(fd: impl AsFd, seals: Seals) -> io::Result<()> {
     sys::add_seals(fd.as_fd(), seals)
 }
 
-/// Why a file was not sealed.
+/// What prevented a file from being sealed.
 ///
 /// # Examples
 ///
@@ -87,12 +87,12 @@ pub fn add_seals(fd: impl AsFd, seals: Seals) -> io::Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum SealFailure {
-    /// A writable descriptor of the file is mapped shared somewhere (`EBUSY` at once): in this
-    /// process, or in a child that was forked while it was. Unmap it and try again.
+    /// The file is mapped shared through a writable descriptor (`EBUSY` at once): in this process, in
+    /// another one, or in a child that was forked while it was mapped. Unmap it there and retry.
     #[error("it is mapped from a writable descriptor somewhere; unmap it there and try again")]
     WritableMapping,
-    /// Pages of the file are pinned for I/O (`EBUSY` after waiting, several times over): io_uring
-    /// buffers, `vmsplice(2)`, udmabuf. Let that I/O end and try again.
+    /// Pages of the file are pinned for I/O (`EBUSY` after several retries, each of which waited):
+    /// io_uring buffers, `vmsplice(2)`, udmabuf. Retry when that I/O has ended.
     #[error("its pages stayed pinned for I/O; let that end and try again")]
     PinnedPages,
     /// The file carries [`Seals::SEAL`], or its descriptor is not open for writing (`EPERM`).
@@ -103,16 +103,17 @@ pub enum SealFailure {
     Unsupported,
     /// The file carries [`Seals::EXEC`] and [`Seals::FUTURE_WRITE`], and this kernel does not enforce a
     /// write seal beside them (see [`Refusal::UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)).
-    /// It stays so: copy the file.
+    /// No retry helps: copy the file.
     #[error("this kernel does not enforce the write seal of a file that carries {}; copy the file",
         Seals::FUTURE_WRITE | Seals::EXEC)]
     UntrustedWriteSeal,
-    /// Anything else. The [error](crate::SealError::error) says what happened.
+    /// Anything else, such as [a call that a sandbox denies](crate#errors). The
+    /// [error](crate::SealError::error) says what happened.
     #[error("a system call failed")]
     Other,
 }
 
-/// What stood in the way, and the error that says more.
+/// What prevented sealing, and the error that says more.
 pub(crate) type Failure = (SealFailure, io::Error);
 
 /// Adds `seals`, retrying transient `EBUSY`, and says why they cannot be added.
@@ -157,15 +158,15 @@ pub(crate) fn add_patiently(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Fail
     })
 }
 
-/// Whether the file takes further seals through this descriptor, as far as can be seen. If it does,
-/// `EPERM` is not the kernel's answer but a sandbox's.
+/// Whether seals can still be added through this descriptor, as far as can be seen. If they can, `EPERM`
+/// is not the kernel's answer but a sandbox's.
 fn can_be_sealed(fd: BorrowedFd<'_>) -> bool {
     let is_final = sys::get_seals(fd).is_ok_and(|seals| seals.contains(Seals::SEAL));
     !is_final && sys::access(fd).is_ok_and(|access| access.write)
 }
 
-/// Adds `seals` and confirms that the file carries them and that the kernel enforces them. On success
-/// the seals that `F_GET_SEALS` has reported since.
+/// Adds `seals`, and confirms that the file carries them and that the kernel enforces them. Returns the
+/// seals that `F_GET_SEALS` reported afterwards.
 pub(crate) fn add_and_confirm(fd: BorrowedFd<'_>, seals: Seals) -> Result<Seals, Failure> {
     add_patiently(fd, seals)?;
     let present = sys::get_seals(fd).map_err(|error| (SealFailure::Other, error))?;
@@ -186,7 +187,7 @@ pub(crate) fn expect_enforced(present: Seals) -> Result<(), Failure> {
     Err((SealFailure::UntrustedWriteSeal, io::Error::other(message)))
 }
 
-/// Whether `WRITE`, if it is among `present`, means that nobody can write.
+/// Whether `WRITE`, if it is among `present`, can be trusted: that nobody can write.
 ///
 /// Linux 6.3 to mid-2026 adds `WRITE` and `FUTURE_WRITE` together with `EXEC` to an executable
 /// memfd without looking for writable mappings (introduced by c4f75bc8bd6b, fixed by 3b041514cb6e).
@@ -201,8 +202,8 @@ pub(crate) fn write_seal_is_enforced(present: Seals) -> bool {
 /// on a file of our own, and remembered as soon as the attempt was conclusive. It cannot change while
 /// the kernel runs.
 ///
-/// It is not conclusive where the file cannot be had (`EACCES` under `vm.memfd_noexec=2`, or no
-/// descriptors left). That counts as a kernel that does not check, this time.
+/// The attempt is not conclusive where the file cannot be created (`EACCES` under `vm.memfd_noexec=2`,
+/// or no descriptors left). The kernel then counts as one that does not check, this time.
 fn kernel_checks_exec_seal() -> bool {
     static CHECKED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
 

@@ -3,13 +3,19 @@
 use std::fmt;
 
 bitflags::bitflags! {
-    /// A set of file seals, as `F_GET_SEALS` reports and `F_ADD_SEALS` takes them.
+    /// A set of file seals, as `F_GET_SEALS` reports and `F_ADD_SEALS` accepts them.
     ///
-    /// Bits without a name here, which a future kernel may define, come in through
-    /// [`from_bits_retain`](Seals::from_bits_retain) and stay. Compare with
-    /// [`contains`](Seals::contains), not `==`: kernels add seals of their own (`EXEC` on an
-    /// executable file implies others). [`Display`](fmt::Display) names the seals in the order
-    /// of the flags: `shrink|write`.
+    /// Compare sets with [`contains`](Seals::contains), not with `==`: kernels add seals of their own
+    /// (`EXEC` on an executable file implies others). A future kernel may define bits that have no name
+    /// here; [`from_bits_retain`](Seals::from_bits_retain) keeps them. [`Display`](fmt::Display) names
+    /// the seals in the order of the flags: `shrink|write`.
+    ///
+    /// # Stability
+    ///
+    /// `Seals` implements the traits of [`bitflags`](https://docs.rs/bitflags/2), and its methods return
+    /// iterators of that crate. So the major version 2 of `bitflags` is part of this crate's public
+    /// interface, and changing it is a breaking change. In return, `Seals` works with code that is generic
+    /// over `bitflags::Flags`, and has the set operators that users of memfile expect.
     ///
     /// # Examples
     ///
@@ -25,7 +31,7 @@ bitflags::bitflags! {
     /// ```
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Seals: u32 {
-        /// No seal can be added any more.
+        /// No more seals can be added.
         #[doc(alias = "F_SEAL_SEAL")]
         const SEAL = 0x01;
         /// The file cannot become shorter.
@@ -34,10 +40,10 @@ bitflags::bitflags! {
         /// The file cannot become longer.
         #[doc(alias = "F_SEAL_GROW")]
         const GROW = 0x04;
-        /// The contents cannot be changed, by anybody.
+        /// Nobody can change the contents.
         #[doc(alias = "F_SEAL_WRITE")]
         const WRITE = 0x08;
-        /// The contents can be changed only through writable mappings that exist already.
+        /// The contents can be changed only through writable mappings that were made before the seal.
         /// Linux 5.1 and later.
         #[doc(alias = "F_SEAL_FUTURE_WRITE")]
         const FUTURE_WRITE = 0x10;

@@ -1,10 +1,10 @@
-//! The states of a [`SealedFile`](crate::SealedFile): each is one sentence of guarantee.
+//! The states of a [`SealedFile`](crate::SealedFile).
 
 use crate::seals::Seals;
 
-/// What the kernel has promised about a [`SealedFile`](crate::SealedFile).
+/// What the kernel has promised about a [`SealedFile`](crate::SealedFile): see [States](crate#states).
 ///
-/// This trait is implemented by the three states below and cannot be implemented elsewhere.
+/// The three states below implement this trait. No other type can.
 ///
 /// # Examples
 ///
@@ -16,21 +16,20 @@ use crate::seals::Seals;
 /// assert_eq!(Unsealed::NAME, "Unsealed");
 /// ```
 pub trait State {
-    /// The seals without which a file is not in this state. More may be present.
+    /// The seals that every file in this state carries. A file may carry more.
     const REQUIRED: Seals;
 
     /// The state's name, for messages.
     const NAME: &'static str;
 
-    /// Of a type that no other crate can name, so that none can implement the trait.
+    /// Of a type that no other crate can name, so that no other crate can implement the trait.
     #[doc(hidden)]
     const ONLY_HERE: private::OnlyHere;
 }
 
 /// A state whose files may be shared with other processes.
 ///
-/// This trait is implemented by [`ReadOnlySealed`] and [`FutureWriteSealed`] and cannot be
-/// implemented elsewhere.
+/// [`ReadOnlySealed`] and [`FutureWriteSealed`] implement this trait. No other type can.
 ///
 /// # Examples
 ///
@@ -54,12 +53,12 @@ pub trait State {
 )]
 pub trait Sealed: State {}
 
-/// Nothing is promised: this value is the only handle to the file, and may fill it.
+/// A *draft*: the kernel has promised nothing, and this value is the only handle to the file.
 ///
 /// # Guarantees
 ///
-/// * No other [`SealedFile`](crate::SealedFile), descriptor or mapping of this file was made
-///   through this crate, so a `&mut [u8]` over it is exclusive.
+/// * Through this crate, no other [`SealedFile`](crate::SealedFile) and no descriptor of the file was
+///   made, and no other mapping of it is in use, so a `&mut [u8]` over the file is exclusive.
 ///
 /// # Not guaranteed
 ///
@@ -78,22 +77,22 @@ pub trait Sealed: State {}
 #[derive(Debug)]
 pub enum Unsealed {}
 
-/// No byte changes any more and the length cannot fall, in any process, forever.
+/// An *immutable* file: no byte changes any more and the file cannot shrink, in any process, forever.
 ///
 /// # Guarantees
 ///
 /// * The seals [`WRITE`](Seals::WRITE) and [`SHRINK`](Seals::SHRINK) were confirmed by
 ///   `F_GET_SEALS`, in a combination that the running kernel enforces.
-/// * Seals are never removed ([fcntl(2)], "File Sealing"), so this stays true whoever holds the file.
+/// * Seals are never removed ([fcntl(2)], "File Sealing"), so the promise holds whoever has the file.
 ///
 /// # Not guaranteed
 ///
-/// * That the length cannot grow, unless [`GROW`](Seals::GROW) is present: what is added later is
+/// * That the file cannot grow, unless it carries [`GROW`](Seals::GROW). Bytes that are added later are
 ///   not part of the value.
 /// * That every page is in memory: see [`SealedFile::reserve`](crate::SealedFile::reserve).
 /// * Anything but the bytes and the length: whoever has the descriptor can move its offset, change
-///   mode bits and times, and take memory for holes. Readers who want an offset of their own open
-///   the file anew, with [`SealedFile::reopen`](crate::SealedFile::reopen).
+///   mode bits and times, and allocate memory for holes. For an offset of one's own there is
+///   [`SealedFile::reopen`](crate::SealedFile::reopen).
 ///
 /// # Examples
 ///
@@ -107,7 +106,7 @@ pub enum Unsealed {}
 #[derive(Debug)]
 pub enum ReadOnlySealed {}
 
-/// The length cannot fall, and only a mapping made before the seal can still write.
+/// A *live* file: the file cannot shrink, and only mappings made before the seal can still write.
 ///
 /// # Guarantees
 ///
@@ -116,12 +115,12 @@ pub enum ReadOnlySealed {}
 ///
 /// # Not guaranteed
 ///
-/// * That the bytes stay as they are: the producer goes on writing. There is never a `&[u8]` over
-///   such a file.
+/// * That the bytes stay as they are: the producer goes on writing. There is never a `&[u8]` over a
+///   live file.
 ///
 /// # Platform-specific
 ///
-/// Linux and Android, from Linux 5.1 (5.4.4 is the oldest kernel the guarantee is claimed for).
+/// Linux and Android, from Linux 5.1 (5.4.4 is the oldest kernel for which the guarantee is claimed).
 /// Elsewhere no file is ever in this state.
 ///
 /// # Examples

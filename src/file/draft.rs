@@ -15,9 +15,9 @@ use crate::seals::Seals;
 use crate::state::{ReadOnlySealed, State, Unsealed};
 use crate::sys::{self, Extent};
 
-/// The only handle to a file that is being filled.
+/// A draft: the only handle to a file that is being filled.
 impl SealedFile<Unsealed> {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ impl SealedFile<Unsealed> {
         Ok(sys::stat(self.file().as_fd())?.len)
     }
 
-    /// Whether the file has no bytes.
+    /// Returns whether the file has no bytes.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl SealedFile<Unsealed> {
         Ok(self.len()? == 0)
     }
 
-    /// Cuts the file off, or extends it with zeros that take no memory yet.
+    /// Truncates the file, or extends it by a hole, for which no memory is allocated yet.
     ///
     /// # Errors
     ///
@@ -84,15 +84,16 @@ impl SealedFile<Unsealed> {
         )
     }
 
-    /// Maps the whole file as `&mut [u8]`, with memory reserved for all of it, so that writing
-    /// never runs out.
+    /// Maps the whole file as `&mut [u8]`. Memory for all of it is reserved first, so writing never runs
+    /// out of memory.
     ///
     /// # Errors
     ///
     /// * `ENOSPC`, `ENOMEM`: not enough memory. A length beyond the machine's memory and swap is
     ///   refused before it is tried. Below that, a machine without strict overcommit or a memory
-    ///   cgroup may call its OOM killer instead.
+    ///   cgroup may invoke its OOM killer instead.
     /// * `StorageFull`, `OutOfMemory`: not enough pages in the hugetlb pool; the errno is the `source`.
+    /// * `OutOfMemory`: too much locked memory, as for [`map_read_only`](SealedFile::map_read_only).
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `ENOMEM` also: no address space, or no mapping left (`vm.max_map_count`).
     ///
@@ -114,7 +115,7 @@ impl SealedFile<Unsealed> {
         self.map_mut_with_len(len)
     }
 
-    /// [`map_mut`](Self::map_mut) of the first `len` bytes, which a file that is shorter gets.
+    /// [`map_mut`](Self::map_mut) of the first `len` bytes. A shorter file is extended to that length.
     pub(crate) fn map_mut_with_len(&mut self, len: u64) -> io::Result<UnsealedMap<'_>> {
         // Reserving plain pages extends the file by itself.
         if self.pages() != HugePages::None {
@@ -132,22 +133,26 @@ impl SealedFile<Unsealed> {
             .map_err(|error| explain_lack(self.pages(), error))
     }
 
-    /// Makes the file immutable, for every process and forever: adds [`Seals::WRITE`],
+    /// Makes the file immutable, in every process and forever: adds [`Seals::WRITE`],
     /// [`SHRINK`](Seals::SHRINK), [`GROW`](Seals::GROW) and [`SEAL`](Seals::SEAL) in one call and
-    /// confirms them.
+    /// confirms them. The offset is 0 afterwards.
     ///
-    /// The kernel looks at every page: that takes a microsecond for a small file and 2 to 15 µs more
-    /// for each MiB, or next to nothing if the pages are [huge](crate::HugePages). Where another
-    /// CPU wrote them last it takes tens of microseconds more, and milliseconds at worst. So seal on
-    /// the thread that wrote, and before sharing, for a reader can pin pages and make sealing wait.
+    /// The kernel examines every page. That takes a microsecond for a small file and 2 to 15 µs more for
+    /// each MiB, or next to nothing if the pages are [huge](crate::HugePages). If another CPU wrote the
+    /// pages last, it takes tens of microseconds more, and milliseconds at worst. So seal on the thread
+    /// that wrote.
+    ///
+    /// Seal before sharing, because a reader can pin pages and so delay the seal.
     ///
     /// # Errors
     ///
-    /// The file comes back as it was; see [`SealFailure`](crate::SealFailure) for what can stand in
-    /// the way. Most likely is [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): a
-    /// map that was leaked, or a child that was forked while a map was being made and has not executed
-    /// another program since (that is waited for, for some milliseconds). Pinned pages are waited for,
-    /// for about a second.
+    /// The draft comes back unchanged. [`SealFailure`](crate::SealFailure) lists what can prevent
+    /// sealing.
+    ///
+    /// The most likely reason is [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): a
+    /// map was leaked, or a child was forked while a map was being made and has not executed another
+    /// program since. Transient `EBUSY` is retried: for some milliseconds if the file is mapped, and for
+    /// about a second if its pages are pinned.
     ///
     /// # Examples
     ///
@@ -196,8 +201,8 @@ impl SealedFile<Unsealed> {
         }
     }
 
-    /// Leaves the typestate with a plain file, which can be shared while it is still written.
-    /// [`SealedFile::adopt_read_only`] leads back.
+    /// Leaves the typestate with a plain file, which can be shared while it is still being written.
+    /// [`SealedFile::adopt_read_only`] is the way back.
     ///
     /// # Examples
     ///
@@ -215,7 +220,7 @@ impl SealedFile<Unsealed> {
     }
 }
 
-/// Writes at the file's offset. A hugetlb file cannot be written, only mapped.
+/// Writes at the file's offset. A hugetlb file cannot be written, only mapped (`InvalidInput`).
 impl Write for SealedFile<Unsealed> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file().write(bytes).map_err(|error| explain_write(self.pages(), error))
@@ -234,7 +239,7 @@ pub(super) fn explain_write(pages: HugePages, error: io::Error) -> io::Error {
     explain(pages, error, "a hugetlb file cannot be written: use map_mut")
 }
 
-/// hugetlbfs answers a bare `EINVAL` to what it cannot do.
+/// hugetlbfs returns a bare `EINVAL` for what it cannot do.
 fn explain(pages: HugePages, error: io::Error, what: &'static str) -> io::Error {
     match (pages, error.kind()) {
         (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
@@ -262,12 +267,14 @@ struct TooFewHugePages(#[source] io::Error);
 
 /// A transition that failed, and the file as it was before: contents and offset intact.
 ///
+/// [Errors](crate#errors) says what `?` makes of it.
+///
 /// # Examples
 ///
-/// Trying again after whatever stood in the way has gone:
+/// Retry, and look at the error that remains:
 ///
 /// ```
-/// use sealed_mmap::{ReadOnlySealed, SealError, SealFailure, SealedFile, Unsealed};
+/// use sealed_mmap::{CreateOptions, ReadOnlySealed, SealError, SealFailure, SealedFile, Unsealed};
 ///
 /// fn seal(mut draft: SealedFile<Unsealed>) -> Result<SealedFile<ReadOnlySealed>, SealError> {
 ///     for _ in 0..10 {
@@ -278,13 +285,24 @@ struct TooFewHugePages(#[source] io::Error);
 ///     }
 ///     draft.seal_read_only()
 /// }
-/// # seal(SealedFile::create("draft")?)?;
+///
+/// let draft = CreateOptions::new().allow_sealing(false).create("never sealed")?;
+/// let error = seal(draft).unwrap_err();
+/// assert_eq!(error.reason(), SealFailure::NotAllowed);
+/// assert_eq!(error.error().kind(), std::io::ErrorKind::PermissionDenied);
+///
+/// let (errno, mut draft) = error.into_parts();
+/// assert!(errno.raw_os_error().is_some());
+/// draft.set_len(10)?; // it is still a draft
+///
+/// let error = std::io::Error::from(draft.seal_read_only().unwrap_err()); // as `?` does
+/// assert!(error.get_ref().unwrap().is::<SealError<()>>());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct SealError<F = SealedFile<Unsealed>> {
     reason: SealFailure,
     error: io::Error,
-    /// Of the file, where the kernel tells it.
+    /// The file's name, where the kernel reports it.
     name: Option<String>,
     file: F,
 }
@@ -296,88 +314,43 @@ impl<S: State> SealError<SealedFile<S>> {
 }
 
 impl<F> SealError<F> {
-    /// The kernel's error, with its errno. Of [`SealFailure::Other`] it may be the crate's, without.
+    /// Returns the kernel's error, with its errno. For [`SealFailure::Other`] and
+    /// [`UntrustedWriteSeal`](SealFailure::UntrustedWriteSeal) it can be an error of this crate, without
+    /// an errno.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::CreateOptions;
-    ///
-    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
-    /// let error = never.seal_read_only().unwrap_err();
-    /// assert_eq!(error.error().kind(), std::io::ErrorKind::PermissionDenied);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn error(&self) -> &io::Error {
         &self.error
     }
 
-    /// What stood in the way.
+    /// Returns what prevented sealing.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::CreateOptions;
-    ///
-    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
-    /// let error = never.seal_read_only().unwrap_err();
-    /// assert_eq!(error.reason(), sealed_mmap::SealFailure::NotAllowed);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn reason(&self) -> SealFailure {
         self.reason
     }
 
     /// Gives the file back, unchanged.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::CreateOptions;
-    ///
-    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
-    /// let mut again = never.seal_read_only().unwrap_err().into_file();
-    /// again.set_len(10)?; // still unsealed
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn into_file(self) -> F {
         self.file
     }
 
-    /// Drops the file and gives the [`error`](Self::error).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::CreateOptions;
-    ///
-    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
-    /// let error: std::io::Error = never.seal_read_only().unwrap_err().into_error();
-    /// assert!(error.raw_os_error().is_some());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// Drops the file and returns the [`error`](Self::error).
     pub fn into_error(self) -> io::Error {
         self.error
     }
 
-    /// Gives the [`error`](Self::error) and the file, unchanged.
+    /// Returns the [`error`](Self::error), and the file, unchanged.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::CreateOptions;
-    ///
-    /// let never = CreateOptions::new().allow_sealing(false).create("never sealed")?;
-    /// let (error, file) = never.seal_read_only().unwrap_err().into_parts();
-    /// assert!(file.is_empty()?);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn into_parts(self) -> (io::Error, F) {
         (self.error, self.file)
     }
 }
 
-/// The message and its sources, which is what `fn main() -> std::io::Result<()>` prints.
+/// Prints the message and its sources, as `fn main() -> std::io::Result<()>` shows them.
 impl<F> fmt::Debug for SealError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         failure::with_sources(self, f)
@@ -399,8 +372,8 @@ impl<F> std::error::Error for SealError<F> {
     }
 }
 
-/// Drops the file, and keeps the explanation: what is boxed is a `SealError<()>`. The kind is that of
-/// the [`error`](SealError::error), which is the source.
+/// Drops the file and keeps the explanation: see [Errors](crate#errors). The kind is that of the
+/// [`error`](SealError::error), which is the source.
 impl<F> From<SealError<F>> for io::Error {
     fn from(error: SealError<F>) -> Self {
         let SealError { reason, error, name, file: _ } = error;

@@ -17,11 +17,11 @@ use crate::sys::{self, Extent};
 
 /// An immutable file.
 impl SealedFile<ReadOnlySealed> {
-    /// Takes an immutable file from a peer that need not be trusted, if it carries
-    /// [`Seals::WRITE`](crate::Seals::WRITE) and [`Seals::SHRINK`](crate::Seals::SHRINK), the kernel
-    /// enforces them, and the policy allows it. Adds no seal and changes no byte.
+    /// Receives an immutable file from a peer that need not be trusted.
     ///
-    /// For a hostile peer use [`SealPolicy::untrusted`].
+    /// The file is accepted if it carries [`Seals::WRITE`](crate::Seals::WRITE) and
+    /// [`Seals::SHRINK`](crate::Seals::SHRINK), the kernel enforces them, and the policy accepts the
+    /// file. No seal is added and no byte changes. For a hostile peer use [`SealPolicy::untrusted`].
     ///
     /// # Errors
     ///
@@ -55,19 +55,21 @@ impl SealedFile<ReadOnlySealed> {
         }
     }
 
-    /// Takes a file and makes it immutable first where it is not: adds the seals that the state or
-    /// the policy requires and the file lacks, and with them [`Seals::SEAL`](crate::Seals::SEAL),
-    /// unless the policy forbids that. A file that lacks none is left as it is. A file that the policy
-    /// would refuse in any case is not sealed; one that fails only when memory is
-    /// [reserved](SealPolicy::reserve) for it comes back sealed.
+    /// Receives a file and makes it immutable, if it is not.
+    ///
+    /// This adds the seals that the state or the policy requires and the file lacks, and with them
+    /// [`Seals::SEAL`](crate::Seals::SEAL), unless the policy forbids that seal. A file that lacks no
+    /// seal is left as it is, and a file that the policy would refuse in any case is not sealed. A file
+    /// that is refused only because memory cannot be [reserved](SealPolicy::reserve) comes back sealed.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`](crate::Refusal), with the descriptor.
-    /// [`MissingSeals`](crate::Refusal::MissingSeals) where no seal can be added (`EPERM`), and
-    /// [`CannotSeal`](crate::Refusal::CannotSeal) with `EBUSY` where somebody maps the file for
-    /// writing or has pinned its pages. The latter is waited for for about a second, the former for
-    /// some milliseconds.
+    /// A [`Refusal`](crate::Refusal), with the descriptor. Two refusals are about adding seals:
+    ///
+    /// * [`MissingSeals`](crate::Refusal::MissingSeals): no seal can be added (`EPERM`).
+    /// * [`CannotSeal`](crate::Refusal::CannotSeal): with `EBUSY`, somebody maps the file for writing or
+    ///   has pinned its pages. Transient `EBUSY` is retried, for some milliseconds if the file is mapped,
+    ///   and for about a second if its pages are pinned.
     ///
     /// # Examples
     ///
@@ -96,10 +98,11 @@ impl SealedFile<ReadOnlySealed> {
     /// # Errors
     ///
     /// * `ENOMEM`: no address space or no mapping left.
-    /// * Those of [`reopen`](Self::reopen), for hugetlb pages before Linux 6.7, which
-    ///   makes that necessary.
+    /// * `OutOfMemory`: the mapping exceeds the limit on locked memory (`RLIMIT_MEMLOCK`), which holds
+    ///   for every mapping after `mlockall(MCL_FUTURE)`; mmap's `EAGAIN` is the `source`.
     /// * `FileTooLarge`: the length does not fit into the address space (32-bit); use
     ///   [`map_range`](Self::map_range).
+    /// * Those of [`reopen`](Self::reopen): hugetlb files have to be reopened on kernels before 6.7.
     ///
     /// # Examples
     ///
@@ -137,19 +140,21 @@ impl SealedFile<ReadOnlySealed> {
         unsafe { ReadOnlyMap::new(self.file(), extent, range) }
     }
 
-    /// Takes memory for every hole, now and for good, so that no access to a map of this file ends
-    /// in `SIGBUS` for lack of it. A sender can leave holes, and can hide that from a check. A file
-    /// made by this crate's one-call writers has none.
+    /// Allocates memory for every hole, now and for good, so that no access to a map of this file raises
+    /// `SIGBUS` for lack of memory.
+    ///
+    /// A sender can leave holes, and can hide them from a check. A file made by this crate's one-call
+    /// writers has none.
     ///
     /// # Errors
     ///
-    /// * `ENOSPC`, `ENOMEM`: not enough memory. What was taken until then stays with the file (on
-    ///   hugetlb pages, and where signals made the kernel go in steps). A length beyond the machine's
-    ///   memory and swap is refused before it is tried. Below that, a machine without strict
-    ///   overcommit or a memory cgroup may call its OOM killer instead, so bound the length first.
+    /// * `ENOSPC`, `ENOMEM`: not enough memory. Memory allocated before the failure can stay with the
+    ///   file (on hugetlb pages, and where signals forced the kernel to go in steps). A length beyond the
+    ///   machine's memory and swap is refused before it is tried. Below that, a machine without strict
+    ///   overcommit or a memory cgroup may invoke its OOM killer instead, so bound the length first.
     /// * `EACCES`, `Unsupported`, `WouldBlock`: the descriptor is read-only, and the file cannot be
-    ///   opened for writing through `/proc/self/fd`: its mode forbids it, there is no `/proc`, or
-    ///   somebody holds a lease on it (`F_SETLEASE`).
+    ///   opened for writing through `/proc/thread-self/fd` (Linux 3.17): its mode forbids that, there is
+    ///   no `/proc`, or somebody holds a lease on the file (`F_SETLEASE`).
     ///
     /// # Platform-specific
     ///
@@ -171,8 +176,8 @@ impl SealedFile<ReadOnlySealed> {
     }
 }
 
-/// Adds the seals that adopting the file needs, unless it would be refused all the same, and accepts
-/// it.
+/// Adds the seals that adopting the file requires, unless the file would be refused in any case, and
+/// accepts the file.
 fn add_missing(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Result<Extent, Refusal> {
     const STATE: Seals = ReadOnlySealed::REQUIRED;
 

@@ -14,17 +14,20 @@ use crate::seals::Seals;
 use crate::state::{FutureWriteSealed, ReadOnlySealed};
 use crate::sys;
 
-/// A live file: one producer's mapping still writes, nobody else can.
+/// A live file: one producer's mapping still writes, and nobody else can.
 impl SealedFile<FutureWriteSealed> {
-    /// Takes a live file from a peer, if it carries [`Seals::FUTURE_WRITE`] and
-    /// [`Seals::SHRINK`] and the policy allows it. Adds no seal and changes no byte.
+    /// Receives a live file from a peer that need not be trusted.
+    ///
+    /// The file is accepted if it carries [`Seals::FUTURE_WRITE`] and [`Seals::SHRINK`], and the policy
+    /// accepts the file. No seal is added and no byte changes.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`](crate::Refusal), with the descriptor. A policy that
-    /// [reserves](SealPolicy::reserve) memory, as [`untrusted`](SealPolicy::untrusted) does, needs a
-    /// descriptor that can write, or a file that may be opened for writing. What a
-    /// [`Producer`](crate::Producer) shares is neither, except for root: that is
+    /// A [`Refusal`](crate::Refusal), with the descriptor.
+    ///
+    /// A policy that [reserves](SealPolicy::reserve) memory, as [`untrusted`](SealPolicy::untrusted)
+    /// does, requires a writable descriptor, or a file that may be opened for writing. The files that a
+    /// [`Producer`](crate::Producer) shares offer neither, except to root, and are refused as
     /// [`CannotReserve`](crate::Refusal::CannotReserve) (`EACCES`).
     ///
     /// # Platform-specific
@@ -61,30 +64,21 @@ impl SealedFile<FutureWriteSealed> {
         }
     }
 
-    /// Maps the whole file, to be read while it is written.
+    /// Maps the whole file, to be read while it is being written. [`LiveMap`] has an example.
     ///
-    /// A file whose descriptor can write is opened anew for this, read-only: on old kernels a mapping
-    /// of a writable descriptor, even one that only reads, keeps the producer from
-    /// [finishing](crate::Producer::finish). Where it cannot be opened anew (no `/proc`, or the mode
-    /// does not let this user read) it is mapped as it is.
+    /// If the descriptor is writable, the file is reopened for this, read-only: on old kernels a
+    /// mapping through a writable descriptor, even one that only reads, keeps the producer from
+    /// [finishing](crate::Producer::finish) the file. If the file cannot be reopened (no `/proc`, or
+    /// the mode does not let this user read it), the descriptor is mapped as it is.
     ///
     /// # Errors
     ///
     /// * `FileTooLarge`: the length does not fit into the address space.
     /// * `ENOMEM`: no address space or no mapping left, or not enough pages in the hugetlb pool.
+    /// * `OutOfMemory`: too much locked memory, as for [`map_read_only`](SealedFile::map_read_only).
     /// * `EPERM`: the file has been finished, and the kernel (before 6.7 and its backports) maps such
-    ///   a file only through a read-only descriptor, which could not be had. Receive it as
+    ///   a file only through a read-only descriptor, which could not be opened. Receive the file as
     ///   [immutable](SealedFile::receive_read_only).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-    /// let producer = sealed_mmap::Producer::create("counters", 4096)?;
-    /// let map = producer.file().map_live()?;
-    /// assert_eq!(map.len(), 4096);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     #[doc(alias = "mmap")]
     pub fn map_live(&self) -> io::Result<LiveMap> {
         // Old kernels count every shared mapping of a writable descriptor as one that can write,
@@ -96,23 +90,24 @@ impl SealedFile<FutureWriteSealed> {
     }
 
     /// Makes the live file immutable: adds [`Seals::WRITE`] and [`Seals::SEAL`] and confirms them.
-    /// The producer's mapping has to be gone, and the descriptor able to write: this is for what
-    /// [`Producer::finish`](crate::Producer::finish) gives back when it fails, and for files of
-    /// programs that do without this crate.
+    ///
+    /// The producer's mapping has to be gone, and the descriptor has to be writable. So this is for the
+    /// file that [`Producer::finish`](crate::Producer::finish) gives back when it fails, and for live
+    /// files of programs without this crate.
     ///
     /// # Errors
     ///
-    /// The file comes back as it was, so that this can be tried again.
+    /// The live file comes back unchanged, for another attempt.
     ///
-    /// * [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): the producer still has
-    ///   it mapped, or, on kernels before 6.7 and its backports, a reader maps it shared from a writable
+    /// * [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): the producer still maps the
+    ///   file, or, on kernels before 6.7 and its backports, a reader maps it shared through a writable
     ///   descriptor.
     /// * [`PinnedPages`](crate::SealFailure::PinnedPages) (`EBUSY`, after about a second): a reader
-    ///   pins pages for I/O, or many of them read the same ones without pause.
+    ///   pins pages for I/O, or many readers read the same pages without pause.
     /// * [`NotAllowed`](crate::SealFailure::NotAllowed) (`EPERM`): the descriptor is read-only, as
-    ///   what [`Producer::file`](crate::Producer::file) shares, or the file carries [`Seals::SEAL`].
+    ///   that of [`Producer::file`](crate::Producer::file) is, or the file carries [`Seals::SEAL`].
     /// * [`UntrustedWriteSeal`](crate::SealFailure::UntrustedWriteSeal): the file carries
-    ///   [`Seals::EXEC`], beside which this kernel does not enforce a write seal. No seal is added then.
+    ///   [`Seals::EXEC`], and this kernel does not enforce a write seal beside it. No seal is added then.
     ///
     /// # Examples
     ///

@@ -1,5 +1,5 @@
-//! A descriptor from elsewhere: what is observed of its file, whether that is accepted, and the error
-//! that gives it back.
+//! Accepting a descriptor from elsewhere: what is observed of its file, whether the file is accepted, and
+//! the error that gives the descriptor back.
 
 use std::fmt;
 use std::io;
@@ -14,8 +14,8 @@ use crate::seals::Seals;
 use crate::state::State;
 use crate::sys::{self, Extent};
 
-/// The order matters: the seals first, for only `SHRINK` makes the length that is read after it a
-/// lower bound forever, whatever a hostile holder of the same file does meanwhile.
+/// The order matters: the seals first. Only `SHRINK` makes the length that is read afterwards a lower
+/// bound forever, whatever a hostile holder of the same file does meanwhile.
 pub(super) fn observe(fd: BorrowedFd<'_>) -> Result<Facts, Refusal> {
     if !sys::access(fd).map_err(Refusal::Io)?.read {
         return Err(Refusal::NotReadable);
@@ -30,13 +30,13 @@ pub(super) fn observe(fd: BorrowedFd<'_>) -> Result<Facts, Refusal> {
     Ok(Facts { seals, extent, owner: stat.owner, is_executable: stat.is_executable })
 }
 
-/// Observes, judges, and reserves. On success `F_GET_SEALS` has reported `S::REQUIRED`, in a
-/// combination that the kernel enforces, and then the file had the extent that is returned.
+/// Observes, judges, and reserves. On success, `F_GET_SEALS` has reported `S::REQUIRED`, in a combination
+/// that the kernel enforces, and the file had the returned extent after that.
 pub(super) fn accept<S: State>(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Result<Extent, Refusal> {
     judge_and_reserve::<S>(fd, &observe(fd)?, policy)
 }
 
-/// The rest of [`accept`]: `facts` are what [`observe`] has found.
+/// The rest of [`accept`], for `facts` that [`observe`] returned.
 pub(super) fn judge_and_reserve<S: State>(
     fd: BorrowedFd<'_>,
     facts: &Facts,
@@ -49,7 +49,7 @@ pub(super) fn judge_and_reserve<S: State>(
     Ok(facts.extent)
 }
 
-/// The one that runs.
+/// The kernel that runs.
 pub(crate) struct ThisKernel;
 
 impl Kernel for ThisKernel {
@@ -62,40 +62,39 @@ impl Kernel for ThisKernel {
     }
 }
 
-/// A descriptor that was not taken, and why.
+/// Why a descriptor was refused, and the descriptor.
+///
+/// [Errors](crate#errors) says what `?` makes of it.
 ///
 /// # Examples
 ///
 /// ```
-/// use sealed_mmap::SealedFile;
+/// use sealed_mmap::{Refusal, SealedFile, get_seals};
 /// use std::fs::File;
 ///
-/// let error = SealedFile::try_from(File::open("Cargo.toml")?).unwrap_err();
+/// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
 /// eprintln!("{error}");
-/// let file = File::from(error.into_fd()); // nothing is lost
-/// assert!(file.metadata()?.is_file());
+/// assert!(matches!(error.reason(), Refusal::NotSealable(_)));
+/// assert!(get_seals(error.fd()).is_err());
+///
+/// let directory = File::from(error.into_fd()); // nothing is lost
+/// assert!(directory.metadata()?.is_dir());
+///
+/// let (refusal, descriptor) = SealedFile::try_from(directory).unwrap_err().into_parts();
+/// eprintln!("{descriptor:?}: {refusal}");
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct ReceiveError<F = OwnedFd> {
     reason: Refusal,
-    /// Of the file, where the kernel tells it.
+    /// The file's name, where the kernel reports it.
     name: Option<String>,
     fd: F,
 }
 
 impl<F> ReceiveError<F> {
-    /// Why.
+    /// Returns why the descriptor was refused.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::SealedFile;
-    /// use std::fs::File;
-    ///
-    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
-    /// assert!(matches!(error.reason(), sealed_mmap::Refusal::NotSealable(_)));
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn reason(&self) -> &Refusal {
         &self.reason
     }
@@ -106,57 +105,29 @@ impl ReceiveError {
         Self { reason, name: sys::name(fd.as_fd()), fd }
     }
 
-    /// The descriptor that was refused.
+    /// Borrows the descriptor that was refused.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::SealedFile;
-    /// use std::fs::File;
-    ///
-    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
-    /// assert!(sealed_mmap::get_seals(error.fd()).is_err());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// Gives the descriptor back.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::SealedFile;
-    /// use std::fs::File;
-    ///
-    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
-    /// assert!(File::from(error.into_fd()).metadata()?.is_dir());
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
-    /// Gives the reason and the descriptor.
+    /// Returns the reason, and the descriptor.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use sealed_mmap::SealedFile;
-    /// use std::fs::File;
-    ///
-    /// let error = SealedFile::try_from(File::open("/")?).unwrap_err();
-    /// let (refusal, descriptor) = error.into_parts();
-    /// eprintln!("{refusal}");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
+    /// See the [example](Self#examples).
     pub fn into_parts(self) -> (Refusal, OwnedFd) {
         (self.reason, self.fd)
     }
 }
 
-/// The message and its sources, which is what `fn main() -> std::io::Result<()>` prints.
+/// Prints the message and its sources, as `fn main() -> std::io::Result<()>` shows them.
 impl<F> fmt::Debug for ReceiveError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         failure::with_sources(self, f)
@@ -173,16 +144,17 @@ impl<F> fmt::Display for ReceiveError<F> {
 }
 
 impl<F> std::error::Error for ReceiveError<F> {
-    /// The errno behind the reason, which is itself part of the message.
+    /// Returns the errno behind the reason. The reason itself is part of the message.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.reason.source()
     }
 }
 
-/// Drops the descriptor, and keeps the explanation: what is boxed is a `ReceiveError<()>`. The kind is
-/// that of the errno behind the [`reason`](ReceiveError::reason), which is the source. Without an errno
-/// it is `PermissionDenied` for [`NotReadable`](Refusal::NotReadable) and [`Owner`](Refusal::Owner), and
-/// `InvalidData` otherwise.
+/// Drops the descriptor and keeps the explanation: see [Errors](crate#errors).
+///
+/// The kind is that of the errno behind the [`reason`](ReceiveError::reason), which is the source.
+/// Without an errno, the kind is `PermissionDenied` for [`NotReadable`](Refusal::NotReadable) and
+/// [`Owner`](Refusal::Owner), and `InvalidData` otherwise.
 impl<F> From<ReceiveError<F>> for io::Error {
     fn from(error: ReceiveError<F>) -> Self {
         let ReceiveError { reason, name, fd: _ } = error;
@@ -190,7 +162,7 @@ impl<F> From<ReceiveError<F>> for io::Error {
     }
 }
 
-/// As [`ReceiveError`], of a descriptor that is not known.
+/// As for [`ReceiveError`], without the file's name.
 impl From<Refusal> for io::Error {
     fn from(reason: Refusal) -> Self {
         ReceiveError { reason, name: None, fd: () }.into()

@@ -1,5 +1,5 @@
-//! The value that stands for what the kernel has promised, and the only two ways to make one. It has
-//! no children, because they could see its fields.
+//! The value that stands for what the kernel has promised, and the only two ways to construct one. This
+//! module has no children, because children could see the value's fields.
 #![allow(unsafe_code, reason = "the promise is the caller's to prove")]
 
 use std::fs::File;
@@ -9,16 +9,13 @@ use crate::huge_pages::HugePages;
 use crate::state::{ReadOnlySealed, Sealed, State, Unsealed};
 use crate::sys::Extent;
 
-/// A file in memory, and in its type what the kernel has promised about it.
+/// A file in memory, whose type says what the kernel has promised about it.
 ///
-/// | state | got by | promised | allowed |
-/// |---|---|---|---|
-/// | [`Unsealed`] | [`create`](Self::create) | nothing; this is the only handle | write, resize, [`map_mut`](SealedFile::map_mut) |
-/// | [`ReadOnlySealed`] | [`seal_read_only`](SealedFile::seal_read_only), [`from_bytes`](SealedFile::from_bytes), [`receive_read_only`](SealedFile::receive_read_only), … | no byte changes, forever | share, clone, [`map_read_only`](SealedFile::map_read_only) → `&[u8]` |
-/// | [`FutureWriteSealed`](crate::FutureWriteSealed) | [`Producer::file`](crate::Producer::file), [`receive_future_write`](SealedFile::receive_future_write) | nobody new writes | share, clone, [`map_live`](SealedFile::map_live) → copies |
+/// The type is a *draft* in the state [`Unsealed`], *immutable* in [`ReadOnlySealed`], and *live* in
+/// [`FutureWriteSealed`](crate::FutureWriteSealed). [States](crate#states) compares the three.
 ///
-/// The type parameter need not be written: the constructors fix it, and where a type has to be
-/// named, `SealedFile` alone is the immutable file.
+/// The state rarely needs to be named: the constructors determine it, and the default, `SealedFile`
+/// alone, is the immutable file.
 ///
 /// # Examples
 ///
@@ -44,9 +41,9 @@ use crate::sys::Extent;
 /// ```
 pub struct SealedFile<S: State = ReadOnlySealed> {
     file: File,
-    /// Of a draft: what it was made of.
+    /// Of a draft: the pages that it was created with.
     pages: HugePages,
-    /// Of a sealed file: its size, true after the seals were seen. `None` if nobody has asked yet.
+    /// Of a sealed file: its size at a time after the seals were seen. `None` if nobody has asked yet.
     extent: Option<Extent>,
     state: PhantomData<fn() -> S>,
 }
@@ -66,9 +63,9 @@ impl<S: Sealed> SealedFile<S> {
     ///
     /// * `F_GET_SEALS` has reported [`S::REQUIRED`](State::REQUIRED) of this file, and the running
     ///   kernel enforces the combination that it reported.
-    /// * The file had this `extent` then, or later; or in the end of a draft, when nobody else had it.
-    ///   It is left out only if the file cannot grow either: then it does not matter when it is asked
-    ///   for.
+    /// * The file had this `extent` then or later, or, sealed from a draft, before the seals, when nobody
+    ///   else had the file. `None` is allowed only if the file cannot grow either: then it does not matter
+    ///   when the extent is read.
     pub(crate) unsafe fn sealed(file: File, extent: Option<Extent>) -> Self {
         Self { file, pages: HugePages::None, extent, state: PhantomData }
     }
@@ -83,7 +80,7 @@ impl<S: State> SealedFile<S> {
         self.pages
     }
 
-    /// For system calls. Never handed out.
+    /// For system calls. The reference never leaves the crate.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }

@@ -1,4 +1,4 @@
-//! Bytes in and out of words. Knows nothing of mappings.
+//! Copies bytes into and out of words. This module knows nothing of mappings.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
@@ -18,8 +18,8 @@ impl<'a> Words<'a> {
         self.0[word].load(Relaxed)
     }
 
-    /// Where to wait for a change of the word's lower half, and to wake who waits. For the kernel
-    /// to look at; code uses [`load`](Self::load).
+    /// The word's lower half, as the futex to wait on and to wake. Only the kernel reads it; code uses
+    /// [`load`](Self::load).
     pub(crate) fn futex(self, word: usize) -> &'a AtomicU32 {
         let lower = if cfg!(target_endian = "big") { WORD / size_of::<u32>() - 1 } else { 0 };
         let half = self.0[word].as_ptr().cast::<u32>().wrapping_add(lower);
@@ -31,7 +31,7 @@ impl<'a> Words<'a> {
         unsafe { &*half.cast::<AtomicU32>() }
     }
 
-    /// Copies the bytes from `offset` on. They have to be there.
+    /// Copies the bytes from `offset` on, all of which must lie within the words.
     pub(crate) fn read(self, offset: usize, target: &mut [u8]) {
         let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
         let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
@@ -65,7 +65,7 @@ impl<'a> WordsMut<'a> {
         self.0.0[word].store(value, Relaxed);
     }
 
-    /// Copies the bytes to `offset` on. There has to be room for them.
+    /// Copies `source` to `offset`. All of it must fit into the words.
     pub(crate) fn write(&mut self, offset: usize, source: &[u8]) {
         let (head, rest) = source.split_at(before_boundary(offset, source.len()));
         let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
