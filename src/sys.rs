@@ -17,6 +17,9 @@ pub(crate) use rustix::{
 use crate::state::Extent;
 use crate::{HugePages, Seals};
 
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+pub(crate) mod socket;
+
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 compile_error!("sealed-mmap needs file seals, which only Linux, Android and FreeBSD have");
 
