@@ -75,8 +75,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::cmsg_space;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::sockopt::Timeout;
 
-use crate::sys::net::sockopt::Timeout;
 use crate::sys::net::{
     RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg,
 };
@@ -292,7 +292,7 @@ fn recv_message(
             Err(Errno::MFILE | Errno::INVAL) => {
                 return Err(io::Error::new(
                     ErrorKind::QuotaExceeded,
-                    "a descriptor was lost: too many open files to move it above 2",
+                    "a descriptor was lost: too many open files, no number above 2 is left",
                 ));
             }
             done => done?,

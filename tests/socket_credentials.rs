@@ -82,14 +82,16 @@ fn recv_raw(socket: impl AsFd) -> Raw {
     };
     // SAFETY: the kernel has filled the header in.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-    // SAFETY: it points to a message, or to nothing.
-    while let Some(message) = unsafe { next.as_ref() } {
+    while !next.is_null() {
+        // SAFETY: it points to a message in the buffer, which is aligned for one.
+        let message = unsafe { &*next };
         assert_eq!(message.cmsg_level, libc::SOL_SOCKET);
         raw.order.push(message.cmsg_type);
         // SAFETY: the message lies in the buffer.
         let data = unsafe { libc::CMSG_DATA(next) };
         // SAFETY: it calculates with its argument, and no more.
         let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+        #[allow(clippy::unnecessary_cast, reason = "the type differs by target")]
         let count = (message.cmsg_len as usize - empty) / size_of::<RawFd>();
         // SAFETY: the kernel has written that many integers.
         let numbers = unsafe { std::slice::from_raw_parts(data.cast::<RawFd>(), count) };

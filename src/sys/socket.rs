@@ -18,7 +18,7 @@ use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{Timeout, socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 
-/// The type of `cmsg_len`, and the message with which a descriptor of the sending process comes.
+/// The type of `cmsg_len`, and the type of the message that carries a process descriptor.
 #[cfg(not(target_os = "freebsd"))]
 mod target {
     pub(super) type Len = usize;
@@ -91,17 +91,15 @@ fn numbers(mut payload: &[u8]) -> impl Iterator<Item = RawFd> {
     })
 }
 
-/// The descriptors in a buffer of control messages. `true`: sent by the peer, `false`: opened by the
-/// kernel for the process that sent the message.
-fn descriptors(buffer: &[u8]) -> impl Iterator<Item = (RawFd, bool)> {
+/// The descriptors in a buffer of control messages, each with the type of its message: `SCM_RIGHTS`
+/// or `SCM_PIDFD`.
+fn descriptors(buffer: &[u8]) -> impl Iterator<Item = (c_int, RawFd)> {
     control_messages(buffer)
         .filter(|message| message.level == SOL_SOCKET)
         .filter(|message| message.kind == SCM_RIGHTS || Some(message.kind) == SCM_PIDFD)
-        .flat_map(|message| {
-            numbers(message.payload).map(move |number| (number, message.kind == SCM_RIGHTS))
-        })
+        .flat_map(|message| numbers(message.payload).map(move |number| (message.kind, number)))
         // Where the kernel could not open a process descriptor, an errno stands in its place.
-        .filter(|(number, _)| *number >= 0)
+        .filter(|(_, number)| *number >= 0)
 }
 
 /// rustix hands the kernel what follows the first boundary of `align_of::<cmsghdr>()` in a buffer,
@@ -134,7 +132,7 @@ pub(crate) fn receive<const ROOM: usize>(
     // the kernel has written, to which `with_recv_msghdr` of rustix 1.1.6 passes the pointer without
     // a write of its own.
     let buffer: &[u8; ROOM] = unsafe { &*(&raw const buffer.0).cast() };
-    for (number, is_sent) in descriptors(buffer) {
+    for (kind, number) in descriptors(buffer) {
         // SAFETY: the descriptor is open, and nobody else owns it. Messages of level SOL_SOCKET come
         // from the kernel alone. By SCM_RIGHTS it says which descriptors this call has opened
         // (unix(7): they "behave as though they have been created with dup(2)"), by SCM_PIDFD
@@ -142,7 +140,8 @@ pub(crate) fn receive<const ROOM: usize>(
         // zero before the call, so no message is a leftover. Each number is read once: the parser
         // only moves on, and `control`, which would read it again, is neither drained nor dropped.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        if is_sent {
+        // A process descriptor is not asked for, and is closed here.
+        if kind == SCM_RIGHTS {
             fds.push(fd);
         }
     }
@@ -164,7 +163,7 @@ pub(crate) fn retry_until_timeout<T>(
             Err(Errno::INTR) => {}
             done => return done,
         }
-        // Whoever may not ask is treated as one who has set none.
+        // A sandbox can forbid the question. Without an answer there is no timeout to keep.
         if let Ok(Some(timeout)) = socket_timeout(socket, direction) {
             break timeout;
         }
@@ -184,8 +183,8 @@ pub(crate) fn retry_until_timeout<T>(
             return Err(Errno::AGAIN);
         }
         let mut fds = [PollFd::from_borrowed_fd(socket, events)];
-        // poll(2) also returns for what the call does not report, such as a queued error, and would
-        // at once do so again.
+        // poll(2) also returns for what the call does not report, such as a queued error. It would
+        // do so again at once, so pause instead.
         let (fds, left) =
             if seems_ready { (&mut fds[..0], left.min(PAUSE)) } else { (&mut fds[..], left) };
         // A timeout that cannot be expressed is none.
@@ -218,7 +217,7 @@ mod tests {
     }
 
     fn found(buffer: &[u8]) -> Vec<RawFd> {
-        descriptors(buffer).filter_map(|(number, is_sent)| is_sent.then_some(number)).collect()
+        descriptors(buffer).map(|(_, number)| number).collect()
     }
 
     #[test]
@@ -254,7 +253,7 @@ mod tests {
         let pidfd = |number: RawFd| message(SOL_SOCKET, kind, &number.to_ne_bytes());
         let all = [pidfd(7), rights(&[3, 4]), pidfd(8), pidfd(-3), pidfd(0)].concat();
         let all: Vec<_> = descriptors(&all).collect();
-        assert_eq!(all, [(7, false), (3, true), (4, true), (8, false), (0, false)]);
+        assert_eq!(all, [(kind, 7), (SCM_RIGHTS, 3), (SCM_RIGHTS, 4), (kind, 8), (kind, 0)]);
     }
 
     #[test]
