@@ -19,6 +19,9 @@ use crate::failure::while_doing;
 use crate::huge_pages::HugePages;
 use crate::seals::Seals;
 
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+pub(crate) mod socket;
+
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 compile_error!("sealed-mmap needs file seals, which only Linux, Android and FreeBSD have");
 
