@@ -4,7 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "timers that signal one thread are made with raw calls")]
 
-#[path = "common/runs.rs"]
+#[path = "support/runs.rs"]
 mod runs;
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};

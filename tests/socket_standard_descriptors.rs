@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "the standard descriptors are closed")]
 
-#[path = "common/runs.rs"]
+#[path = "support/runs.rs"]
 mod runs;
 
 use std::io::{ErrorKind, IoSliceMut};

@@ -10,9 +10,9 @@
 ))]
 #![allow(clippy::result_large_err, reason = "what a failure gives back is of any size")]
 
-#[path = "../common/files.rs"]
+#[path = "../support/files.rs"]
 mod files;
-#[path = "../common/runs.rs"]
+#[path = "../support/runs.rs"]
 mod runs;
 
 mod controls;
