@@ -1,5 +1,5 @@
 //! What `socket` promises, on every kind of Unix socket. What changes the whole process is tested
-//! in `socket_limits.rs`.
+//! in `socket_process_limits.rs`.
 
 mod support;
 
