@@ -262,7 +262,7 @@ fn exec_on_an_executable_mode_implies_four_more_seals() {
 }
 
 #[test]
-fn the_write_seal_that_exec_implies_is_checked_or_known_to_be_hollow() {
+fn the_write_seal_that_exec_implies_is_checked_or_hollow() {
     let Some(file) = exec_draft() else { return };
     let (file, writer) = shared(file);
     let reader = map_read_only(&read_only(&file)).unwrap();
@@ -281,7 +281,7 @@ fn the_write_seal_that_exec_implies_is_checked_or_known_to_be_hollow() {
 }
 
 #[test]
-fn a_draft_is_not_executable_and_stays_so_where_the_kernel_knows_how() {
+fn a_draft_stays_not_executable_where_the_kernel_knows_how() {
     let file = draft();
     assert_eq!(mode(&file) & 0o111, 0);
     if exec_seal_exists() {
@@ -293,7 +293,7 @@ fn a_draft_is_not_executable_and_stays_so_where_the_kernel_knows_how() {
 }
 
 #[test]
-fn the_create_flags_for_executability_mean_what_the_crate_assumes() {
+fn the_flags_for_executability_mean_what_the_crate_assumes() {
     let create = |flags| {
         let file = File::from(memfd_create("kernel-contract", flags)?);
         Ok((get_seals(&file).unwrap(), mode(&file)))

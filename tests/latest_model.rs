@@ -331,7 +331,7 @@ mod with_16_bits {
     }
 
     #[test]
-    fn a_reader_that_sleeps_while_a_number_comes_round_in_part_is_woken() {
+    fn a_sleeping_reader_is_woken_by_a_number_that_comes_round() {
         wait(Run { before: &[ROUND - 1], during: &[ROUND], ..WAIT });
     }
 

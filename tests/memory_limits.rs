@@ -114,7 +114,7 @@ fn reading_is_sigbus(map: &[u8]) -> bool {
 }
 
 #[test]
-fn filling_a_file_that_strict_overcommit_has_no_memory_for_is_an_error() {
+fn filling_a_file_beyond_strict_overcommit_is_an_error() {
     let Some((_machine, too_much)) = strict_overcommit() else { return };
     let mut draft = SealedFile::create("draft").unwrap();
     draft.set_len(too_much).unwrap();
@@ -133,7 +133,7 @@ fn filling_a_file_that_strict_overcommit_has_no_memory_for_is_an_error() {
 }
 
 #[test]
-fn a_hole_that_strict_overcommit_has_no_memory_for_is_an_error_and_not_a_sigbus() {
+fn a_hole_beyond_strict_overcommit_is_an_error_not_a_sigbus() {
     let Some((_machine, too_much)) = strict_overcommit() else { return };
     let file = hole(too_much);
     let error = file.reserve().unwrap_err();
@@ -175,7 +175,7 @@ fn everything() -> File {
 }
 
 #[test]
-fn writing_a_live_file_does_not_run_out_of_memory_under_strict_overcommit() {
+fn writing_a_live_file_needs_no_memory_under_strict_overcommit() {
     let Some((_machine, too_much)) = strict_overcommit() else { return };
     const LEN: u64 = 8 * MIB;
     let mut producer = match Producer::create("live", LEN) {
@@ -230,7 +230,7 @@ fn more_than_the_pool() -> Option<(File, u64)> {
 }
 
 #[test]
-fn filling_a_hugetlb_file_that_the_pool_has_no_pages_for_is_an_error() {
+fn filling_a_file_beyond_the_hugetlb_pool_is_an_error() {
     let _machine = Machine::alone();
     let Some((_, too_much)) = more_than_the_pool() else { return };
     let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
@@ -243,7 +243,7 @@ fn filling_a_hugetlb_file_that_the_pool_has_no_pages_for_is_an_error() {
 }
 
 #[test]
-fn a_hole_that_the_hugetlb_pool_has_no_page_for_is_an_error_and_not_a_sigbus() {
+fn a_hole_beyond_the_hugetlb_pool_is_an_error_not_a_sigbus() {
     let mut machine = Machine::alone();
     if Machine::may_be_changed() {
         // A page for the beginning of the file, and none for its end.

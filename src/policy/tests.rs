@@ -192,7 +192,7 @@ fn every_set_of_seals_is_judged_as_defined() {
 }
 
 #[test]
-fn every_set_of_required_and_forbidden_seals_is_judged_as_defined() {
+fn every_set_of_required_and_forbidden_seals_is_judged() {
     for seals in every_set() {
         compare(&Asked { required: seals, ..NOTHING }, plain);
         compare(&Asked { forbidden: seals, ..NOTHING }, plain);
@@ -212,7 +212,7 @@ fn every_set_of_required_and_forbidden_seals_is_judged_as_defined() {
 }
 
 #[test]
-fn exactly_takes_these_seals_beside_the_states_own_and_no_unknown_one() {
+fn exactly_allows_these_seals_and_the_states_own() {
     for only in every_set() {
         compare(&Asked { exactly: Some(only), ..NOTHING }, plain);
         let policy = SealPolicy::new().exactly(only);
@@ -238,7 +238,7 @@ fn exactly_can_be_combined_with_the_other_rules() {
 }
 
 #[test]
-fn unknown_seals_are_kept_and_can_be_required_forbidden_and_named_exactly() {
+fn unknown_seals_can_be_required_forbidden_and_named_exactly() {
     let unknown = Seals::from_bits_retain(1 << 31);
     for asked in [
         Asked { required: unknown, ..NOTHING },
@@ -262,7 +262,7 @@ fn unknown_seals_are_kept_and_can_be_required_forbidden_and_named_exactly() {
 }
 
 #[test]
-fn an_untrusted_peers_file_may_not_grow_and_has_its_length_bounded() {
+fn an_untrusted_file_may_not_grow_and_has_its_length_bounded() {
     let asked = Asked { required: Seals::GROW, len: 0..=LEN, ..NOTHING };
     let policy = SealPolicy::untrusted(LEN);
     for seals in every_set() {
@@ -365,7 +365,7 @@ fn a_uid_that_stands_for_many_users_is_no_owner() {
 }
 
 #[test]
-fn the_write_seal_is_questioned_only_where_the_state_rests_on_it_and_nothing_else_is_amiss() {
+fn the_write_seal_is_tested_last_and_only_if_the_state_needs_it() {
     for policy in [SealPolicy::new(), SealPolicy::new().forbid(Seals::SEAL)] {
         for seals in every_set() {
             for state in [LIVE, IMMUTABLE] {
@@ -381,7 +381,7 @@ fn the_write_seal_is_questioned_only_where_the_state_rests_on_it_and_nothing_els
 }
 
 #[test]
-fn only_write_beside_exec_and_future_write_depends_on_the_kernel() {
+fn only_write_beside_exec_and_future_write_needs_the_kernel() {
     let verdicts: Vec<bool> =
         every_set().filter(|seals| seals.contains(UNCHECKED)).map(write_seal_is_enforced).collect();
     assert_eq!(verdicts.len(), 8);

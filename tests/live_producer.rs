@@ -142,7 +142,7 @@ fn another_user_can_receive_it_without_reserving() {
 }
 
 #[test]
-fn another_user_can_receive_the_finished_file_as_from_an_untrusted_peer() {
+fn another_user_can_receive_the_finished_file_as_untrusted() {
     let Some(producer) = full_of_a() else { return };
     let finished = producer.finish().unwrap();
     let read_only = finished.reopen().unwrap();
@@ -171,7 +171,7 @@ fn its_owner_can_prevent_finishing_but_not_write() {
 }
 
 #[test]
-fn its_owner_prevents_finishing_by_an_exec_seal_where_the_write_seal_is_then_not_believed() {
+fn its_owners_exec_seal_prevents_finishing_on_unfixed_kernels() {
     let Some(executable) = exec_draft() else { return };
     let (executable, _writable) = shared(executable);
     let kernel_looks_for_writers = add_seals(&executable, Seals::EXEC).is_err();
@@ -311,7 +311,7 @@ fn huge_pages_work_or_are_refused_for_want_of_a_pool() {
 }
 
 #[test]
-fn receivers_refuse_live_huge_pages_unless_their_policy_allows_them() {
+fn live_huge_pages_are_refused_unless_the_policy_allows_them() {
     // An empty file takes no pool.
     for pages in [0, 1] {
         let Some((mut producer, page)) = huge(pages) else { continue };
@@ -423,7 +423,7 @@ fn finishing_succeeds_while_readers_map_and_read() {
 }
 
 #[test]
-fn a_reader_that_pins_pages_delays_finishing_and_a_retry_succeeds() {
+fn a_reader_that_pins_pages_only_delays_finishing() {
     type Pin = fn(&File, &OwnedFd);
     let pins: [(&str, Pin); 2] = [
         ("splice(2)", |file, to| {
@@ -570,7 +570,7 @@ fn forget_future_write() -> io::Result<()> {
 }
 
 #[test]
-fn a_kernel_without_the_seal_has_no_producers_and_creating_leaves_nothing() {
+fn without_the_seal_creating_is_unsupported_and_leaves_nothing() {
     let Some(_) = build_producer(1, |_| ()) else { return };
     let create = || -> io::Result<_> {
         forget_future_write()?;

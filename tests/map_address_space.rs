@@ -22,7 +22,7 @@ fn received(len: u64, writes: &[(u64, &[u8])]) -> SealedFile {
 }
 
 #[test]
-fn three_gibibytes_are_mapped_whole_unless_the_process_is_a_32_bit_one() {
+fn three_gibibytes_are_mapped_whole_unless_32_bit() {
     let len = 3 * GIB;
     let file = received(len, &[(len - 3, b"end")]);
     assert_eq!(file.len().unwrap(), len);
@@ -64,7 +64,7 @@ fn a_file_longer_than_any_address_space_is_mapped_in_parts() {
 }
 
 #[test]
-fn a_length_that_no_slice_can_have_is_refused_before_anything_is_filled() {
+fn a_length_that_no_slice_can_have_is_refused_before_filling() {
     let len = isize::MAX as u64 + 1;
     let error = SealedFile::build("long", len, |_| unreachable!()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FileTooLarge);

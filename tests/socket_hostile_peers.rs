@@ -150,9 +150,9 @@ fn change(file: &File) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_file_that_was_taken_stays_the_same_whatever_its_sender_tries() {
+fn a_received_file_stays_the_same_whatever_its_sender_tries() {
     under_attack(
-        "a_file_that_was_taken_stays_the_same_whatever_its_sender_tries",
+        "a_received_file_stays_the_same_whatever_its_sender_tries",
         RECORDS,
         |socket| {
             let file = immutable(&[7; 10_000]);
@@ -271,9 +271,9 @@ fn a_file_that_its_sender_goes_on_changing_is_copied_or_refused() {
 }
 
 #[test]
-fn a_file_that_is_adopted_no_longer_changes_under_its_senders_hands() {
+fn an_adopted_file_no_longer_changes_under_its_senders_hands() {
     under_attack(
-        "a_file_that_is_adopted_no_longer_changes_under_its_senders_hands",
+        "an_adopted_file_no_longer_changes_under_its_senders_hands",
         RECORDS,
         |socket| {
             let file = unsealed(&[7; 64 << 10]);
@@ -412,10 +412,10 @@ fn what_is_not_a_file_is_refused_and_never_waited_for() {
 }
 
 #[test]
-fn the_peers_own_end_of_the_socket_is_refused_and_does_not_hide_that_it_has_gone() {
+fn the_peers_own_end_is_refused_and_does_not_hide_its_hang_up() {
     for kind in [STREAM, RECORDS] {
         under_attack(
-            "the_peers_own_end_of_the_socket_is_refused_and_does_not_hide_that_it_has_gone",
+            "the_peers_own_end_is_refused_and_does_not_hide_its_hang_up",
             kind,
             |socket| send(&socket, &socket),
             |peer| {
@@ -587,10 +587,10 @@ fn three_hundred_descriptors_are_an_error_and_closed() {
 }
 
 #[test]
-fn two_descriptors_where_one_is_expected_are_an_error_and_closed() {
+fn two_descriptors_where_one_is_expected_are_closed() {
     for kind in KINDS {
         under_attack(
-            "two_descriptors_where_one_is_expected_are_an_error_and_closed",
+            "two_descriptors_where_one_is_expected_are_closed",
             kind,
             |socket| {
                 let file = immutable(b"hello");
@@ -630,10 +630,10 @@ fn no_descriptor_is_none() {
 }
 
 #[test]
-fn a_message_longer_than_agreed_is_an_error_and_its_descriptor_is_closed() {
+fn a_message_longer_than_agreed_is_an_error_and_leaks_no_fd() {
     for kind in [DATAGRAM, RECORDS] {
         under_attack(
-            "a_message_longer_than_agreed_is_an_error_and_its_descriptor_is_closed",
+            "a_message_longer_than_agreed_is_an_error_and_leaks_no_fd",
             kind,
             |socket| {
                 let file = immutable(b"hello");

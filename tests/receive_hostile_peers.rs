@@ -343,7 +343,7 @@ fn holes_that_were_read_are_filled_for_good() {
 }
 
 #[test]
-fn pinned_pages_delay_adopting_and_prevent_it_only_while_they_last() {
+fn pinned_pages_prevent_adopting_only_while_they_last() {
     for role in ["pins pages with vmsplice", "pins pages with io_uring"] {
         let file = victim();
         let mut peer = Peer::start(ENTRY, role, &file);
@@ -390,8 +390,7 @@ fn a_mapping_that_lives_on_in_a_child_of_the_peer_is_noticed() {
 /// Some kernels add the write seal together with the one against execution without looking for
 /// writable mappings. The others refuse.
 #[test]
-fn a_write_seal_that_came_with_the_one_against_execution_is_not_believed_where_it_is_not_enforced()
-{
+fn a_write_seal_that_exec_brought_unenforced_is_not_believed() {
     let flipped = || {
         let file = victim();
         make_executable_by_acl(&file).map(|()| file)

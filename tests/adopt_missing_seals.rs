@@ -207,7 +207,7 @@ fn what_cannot_be_received_cannot_be_adopted() {
 }
 
 #[test]
-fn a_seal_that_the_kernel_does_not_know_is_an_error_and_adds_none_of_the_others() {
+fn an_unknown_required_seal_is_an_error_and_adds_no_other() {
     let future = Seals::from_bits_retain(1 << 30);
     let (refusal, _) = not_adopted(filled(b"hello"), &SealPolicy::new().require(future));
     let Refusal::CannotSeal { reason: SealFailure::Unsupported, error } = refusal else {
@@ -217,7 +217,7 @@ fn a_seal_that_the_kernel_does_not_know_is_an_error_and_adds_none_of_the_others(
 }
 
 #[test]
-fn a_writable_mapping_is_reported_at_once_and_adopting_works_when_it_is_gone() {
+fn a_writable_mapping_prevents_adopting_until_it_is_gone() {
     let mut file = filled(b"hello");
     file.seek(SeekFrom::Start(2)).unwrap();
     let writable = map_writable(&file);

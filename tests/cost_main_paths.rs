@@ -120,7 +120,7 @@ fn receive_and_map(measured: &dyn Fn(&mut dyn FnMut())) {
 }
 
 #[test]
-fn the_main_paths_allocate_nothing_but_the_buffer_of_a_small_build() {
+fn the_main_paths_allocate_only_the_buffer_of_a_small_build() {
     let allocations = |measured: &mut dyn FnMut()| {
         let before = ALLOCATIONS.get();
         measured();

@@ -59,7 +59,7 @@ fn a_file_cannot_be_executed_unless_asked_for() {
 }
 
 #[test]
-fn a_file_that_is_not_executable_cannot_become_so_where_the_kernel_has_a_seal_for_it() {
+fn a_file_cannot_become_executable_where_the_kernel_can_seal_it() {
     let file = SealedFile::create("data").unwrap().into_file();
     assert_eq!(file.metadata().unwrap().mode() & 0o7111, 0);
 
@@ -153,7 +153,7 @@ fn the_name_is_taken_as_it_is_and_shown_in_proc() {
 }
 
 #[test]
-fn a_name_that_the_kernel_cannot_take_is_invalid_input_that_says_why() {
+fn a_name_that_the_kernel_refuses_is_an_error_that_says_why() {
     let too_long = ["x".repeat(250), "é".repeat(125), "x".repeat(1 << 20)];
     let source = SealedFile::from_bytes("source", b"").unwrap();
     let options = CreateOptions::new();

@@ -145,7 +145,7 @@ fn exactly_takes_the_last_word() {
 }
 
 #[test]
-fn children_that_other_threads_start_do_not_keep_a_file_from_being_sealed() {
+fn children_of_other_threads_do_not_hinder_sealing() {
     let done = AtomicBool::new(false);
     let program = ["/bin/true", "/bin/busybox"].into_iter().find(|path| fs::exists(path).unwrap());
     let Some(program) = program else { return eprintln!("not tested, nothing to execute here") };

@@ -178,7 +178,7 @@ fn every_size_is_asked_for_as_the_kernel_encodes_it() {
 }
 
 #[test]
-fn a_hugetlb_file_holds_what_a_plain_one_holds_in_whole_and_in_part() {
+fn a_hugetlb_file_holds_what_a_plain_one_holds() {
     let Some(pool) = Pool::with_free_pages(2) else { return };
     let page = pool.page as usize;
     let bytes = pattern(2 * page);
@@ -258,7 +258,7 @@ fn one_call_writers_make_hugetlb_files_of_whole_pages_alone() {
 }
 
 #[test]
-fn what_hugetlb_files_cannot_do_is_invalid_input_that_says_what_to_do() {
+fn what_hugetlb_files_cannot_do_is_an_error_that_helps() {
     let Some(pool) = Pool::with_free_pages(1) else { return };
     let mut draft = hugetlb().create("limited").unwrap();
     for refused in [draft.write(b"x"), draft.write_vectored(&[IoSlice::new(b"x")])] {

@@ -207,7 +207,7 @@ fn writes_do_land_without_the_seal() {
 
 /// Seals in every order while the length changes: what is taken at last has been seen in full.
 #[test]
-fn whatever_a_peer_does_meanwhile_what_is_received_is_whole_and_steady() {
+fn what_is_received_is_whole_whatever_a_peer_does_meanwhile() {
     let _turn = turn();
     let mut outcomes = Outcomes::default();
     let mut attacker = Attacker::start("mixed");

@@ -1,5 +1,5 @@
 //! What `socket` promises, on every kind of Unix socket. What changes the whole process is tested
-//! in `socket_limits.rs`.
+//! in `socket_process_limits.rs`.
 
 mod support;
 
@@ -210,7 +210,7 @@ fn a_plain_read_loses_the_descriptors_that_recv_fds_hands_out() {
 }
 
 #[test]
-fn a_message_longer_than_the_buffer_is_an_error_and_its_descriptors_are_closed() {
+fn a_message_longer_than_the_buffer_is_an_error_and_leaks_no_fd() {
     for socket in [DATAGRAM, RECORDS] {
         for (ours, theirs) in [blocking(socket), nonblocking(socket)] {
             let (witness, writer) = Witness::new();
@@ -231,7 +231,7 @@ fn a_message_longer_than_the_buffer_is_an_error_and_its_descriptors_are_closed()
 }
 
 #[test]
-fn a_stream_keeps_what_did_not_fit_and_gives_the_descriptors_with_the_first_part() {
+fn a_stream_keeps_the_rest_and_its_first_part_has_the_fds() {
     for (ours, theirs) in [blocking(STREAM), nonblocking(STREAM)] {
         send_fds(&ours, b"four", &[numbered_file(1).as_fd()]).unwrap();
         let mut bytes = [0; 3];
@@ -354,7 +354,7 @@ fn zero_bytes_is_the_end_after_the_last_message() {
 }
 
 #[test]
-fn an_empty_message_of_a_hostile_peer_still_hands_out_its_descriptors() {
+fn a_hostile_empty_message_still_hands_out_its_descriptors() {
     for socket in [DATAGRAM, RECORDS] {
         let (ours, theirs) = blocking(socket);
         send_raw(&ours, b"", &[numbered_file(3).as_fd()]).unwrap();
@@ -422,7 +422,7 @@ fn credentials_are_left_out_and_push_no_descriptor_out() {
 }
 
 #[test]
-fn three_hundred_descriptors_in_two_messages_come_in_two_receives() {
+fn descriptors_of_two_messages_come_in_two_receives() {
     let file = numbered_file(1);
     for (ours, theirs) in every_pair() {
         send_fds(&ours, b"x", &[file.as_fd(); MAX_FDS]).unwrap();

@@ -70,7 +70,7 @@ fn write_and_shrink_are_enough() {
 }
 
 #[test]
-fn every_set_of_seals_on_a_real_file_is_taken_or_refused_as_defined() {
+fn every_set_of_seals_is_accepted_or_refused_as_defined() {
     let (mut taken, mut refusals, mut unknown) = (0, 0, 0);
     for seals in every_set() {
         for required in [ReadOnlySealed::REQUIRED, FutureWriteSealed::REQUIRED] {
@@ -146,7 +146,7 @@ fn conversions_receive_under_the_default_policy() {
 }
 
 #[test]
-fn the_length_observed_at_receiving_is_kept_when_a_peer_grows_the_file() {
+fn the_received_length_is_kept_when_a_peer_grows_the_file() {
     let file = sealed(b"hello", IMMUTABLE);
     let peers = file.try_clone().unwrap();
     let received = receive(file);
@@ -168,7 +168,7 @@ fn the_length_observed_at_receiving_is_kept_when_a_peer_grows_the_file() {
 }
 
 #[test]
-fn no_race_of_a_peer_makes_the_received_length_more_than_the_file_has() {
+fn no_race_makes_the_received_length_more_than_the_file_has() {
     for round in 0..rounds(30, 5_000) {
         let file = filled(&[1; 8192]);
         std::thread::scope(|scope| {
@@ -404,7 +404,7 @@ fn every_kind_of_range_bounds_the_length() {
 }
 
 #[test]
-fn an_untrusted_peers_file_must_not_grow_nor_be_longer_than_allowed() {
+fn an_untrusted_file_must_not_grow_nor_exceed_its_limit() {
     let policy = SealPolicy::untrusted(5);
     let (refusal, fd) = not_received(sealed(b"hello", IMMUTABLE), &policy);
     assert!(matches!(refusal, Refusal::MissingSeals { missing: Seals::GROW, .. }));
@@ -415,7 +415,7 @@ fn an_untrusted_peers_file_must_not_grow_nor_be_longer_than_allowed() {
 }
 
 #[test]
-fn another_users_file_is_refused_where_the_policy_names_an_owner() {
+fn another_users_file_is_refused_if_the_policy_names_an_owner() {
     let file = sealed(b"hello", IMMUTABLE);
     let own = rustix::process::geteuid().as_raw();
     let owned_by = |uid| SealPolicy::new().owner(uid);
@@ -458,7 +458,7 @@ fn hugetlb_pages_are_refused_unless_allowed() {
 // The write seal that is no promise.
 
 #[test]
-fn a_write_seal_that_a_writable_mapping_outlived_is_not_believed() {
+fn a_write_seal_that_a_writable_mapping_outlived_is_refused() {
     let Some(mut file) = executable() else { return };
     file.write_all(b"hello").unwrap();
     let mut writable = map_writable(&file);
@@ -484,7 +484,7 @@ fn a_write_seal_that_a_writable_mapping_outlived_is_not_believed() {
 }
 
 #[test]
-fn write_beside_exec_and_future_write_is_believed_only_of_a_kernel_that_checks() {
+fn write_beside_exec_needs_a_kernel_that_checks_for_writers() {
     let file = sealed(b"hello", IMMUTABLE);
     if let Err(errno) = seal(&file, UNCHECKED) {
         assert!(is_too_old_for(UNCHECKED, errno), "{errno}");
@@ -517,7 +517,7 @@ fn a_live_file_needs_future_write_and_shrink() {
 }
 
 #[test]
-fn a_live_file_is_taken_as_it_is_and_shows_what_its_producer_writes() {
+fn a_live_file_shows_what_its_producer_writes() {
     let Some((file, mut producer)) = live_file(b"hello") else { return };
     let (number, before) = (file.as_raw_fd(), look(file.as_fd()));
     let received = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();

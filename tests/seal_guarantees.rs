@@ -306,7 +306,7 @@ fn no_attack_changes_a_sealed_file() {
 }
 
 #[test]
-fn no_attack_changes_a_sealed_file_through_a_read_only_descriptor() {
+fn no_attack_changes_a_sealed_file_through_a_read_only_fd() {
     for (name, attack, _) in ATTACKS {
         assert_harmless(name, |file| {
             attack(&File::open(proc_path(file)).unwrap()).expect_err(name);
@@ -315,7 +315,7 @@ fn no_attack_changes_a_sealed_file_through_a_read_only_descriptor() {
 }
 
 #[test]
-fn no_attack_changes_a_live_file_through_what_its_producer_shares_or_a_writable_description() {
+fn no_attack_changes_a_live_file_through_any_description() {
     for (name, attack, errnos) in ATTACKS {
         let [shared, writable] = LIVE.map(|of| assert_harmless_to_live(name, of, attack));
         for answer in shared.into_iter().flatten() {
@@ -328,7 +328,7 @@ fn no_attack_changes_a_live_file_through_what_its_producer_shares_or_a_writable_
 }
 
 #[test]
-fn every_attack_from_another_process_changes_a_file_without_seals() {
+fn every_attack_of_another_process_changes_an_unsealed_file() {
     for (name, ..) in ATTACKS {
         assert_harmful(name, |file| match Peer::start(ENTRY, name, file).channel.hear().as_str() {
             "0" => Ok(()),
@@ -416,7 +416,7 @@ fn io_uring_cannot_write_an_immutable_or_a_live_file() {
 }
 
 #[test]
-fn userfaultfd_cannot_fill_the_pages_of_an_immutable_or_a_live_file() {
+fn userfaultfd_cannot_fill_pages_of_an_immutable_or_live_file() {
     const USER_MODE_ONLY: libc::c_int = 1;
     // Before Linux 5.11 there is no such flag, and none is needed.
     let fd = [USER_MODE_ONLY, 0].into_iter().find_map(|flag| {

@@ -49,7 +49,7 @@ fn agrees(file: &SealedFile, bytes: &[u8], offset: u64, len: usize) {
 }
 
 #[test]
-fn every_range_of_a_small_file_is_that_part_of_it_or_out_of_bounds() {
+fn every_range_of_a_small_file_is_that_part_or_out_of_bounds() {
     for size in 0..8 {
         let bytes = pattern(size);
         let file = file_of(&bytes);
@@ -63,7 +63,7 @@ fn every_range_of_a_small_file_is_that_part_of_it_or_out_of_bounds() {
 }
 
 #[test]
-fn ranges_at_and_across_pages_are_that_part_of_the_file_or_out_of_bounds() {
+fn ranges_across_pages_are_that_part_or_out_of_bounds() {
     let page = rustix::param::page_size();
     for size in [page - 1, page, page + 1, 3 * page + 5] {
         let bytes = pattern(size);
@@ -237,7 +237,7 @@ fn a_clone_is_the_same_file_and_shares_the_offset() {
 }
 
 #[test]
-fn open_read_only_is_the_same_file_with_its_own_offset_and_cannot_write() {
+fn reopen_gives_the_same_file_an_offset_and_no_way_to_write() {
     let mut file = file_of(&pattern(100));
     file.seek(SeekFrom::Start(42)).unwrap();
     let mut again = file.reopen().unwrap();
@@ -258,8 +258,8 @@ fn open_read_only_is_the_same_file_with_its_own_offset_and_cannot_write() {
 }
 
 #[test]
-fn open_read_only_does_not_believe_a_proc_that_leads_elsewhere() {
-    if !is_alone("open_read_only_does_not_believe_a_proc_that_leads_elsewhere") {
+fn reopen_does_not_believe_a_proc_that_leads_elsewhere() {
+    if !is_alone("reopen_does_not_believe_a_proc_that_leads_elsewhere") {
         return;
     }
     // SAFETY: nobody in this process relies on seeing the mounts of others.
@@ -327,7 +327,7 @@ fn a_file_that_left_the_typestate_is_still_sealed() {
 }
 
 #[test]
-fn reserve_takes_memory_for_every_hole_even_through_a_read_only_descriptor() {
+fn reserve_fills_every_hole_even_through_a_read_only_fd() {
     let sparse = || {
         let mut draft = SealedFile::create("sparse").unwrap();
         draft.set_len(1 << 20).unwrap();

@@ -40,7 +40,7 @@ fn with_room_for<T>(room: usize, f: impl FnOnce() -> T) -> T {
 }
 
 #[test]
-fn without_room_for_every_descriptor_none_arrives_and_none_stays() {
+fn without_room_for_every_descriptor_none_arrives() {
     let _turn = turn();
     let file = tempfile();
     for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET] {

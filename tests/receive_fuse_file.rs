@@ -143,7 +143,7 @@ fn claims_to_be_protected(file: &File) -> bool {
 }
 
 #[test]
-fn a_file_that_is_other_at_every_read_is_refused_whatever_it_claims() {
+fn a_file_that_differs_at_every_read_is_refused() {
     let Some((file, _server)) = impostor() else { return };
     assert!(claims_to_be_protected(&file));
     assert_eq!(file.metadata().unwrap().len(), LEN as u64);
@@ -169,7 +169,7 @@ fn a_file_that_is_other_at_every_read_is_refused_whatever_it_claims() {
 }
 
 #[test]
-fn a_copy_of_a_file_that_is_other_at_every_read_stays_the_same() {
+fn a_copy_of_a_file_that_differs_at_every_read_stays_the_same() {
     let Some((file, _server)) = impostor() else { return };
     let fd = read_only(&file);
     let policy = SealPolicy::untrusted(LEN as u64);

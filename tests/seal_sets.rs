@@ -182,7 +182,7 @@ fn files_that_are_not_in_memory_have_no_seals() {
 }
 
 #[test]
-fn no_seal_is_added_after_seal_or_through_a_read_only_description() {
+fn no_seal_is_added_after_seal_or_through_a_read_only_fd() {
     let file = sealed(b"hello", IMMUTABLE | Seals::SEAL);
     let before = look(file.as_fd());
     for seals in [Seals::GROW, Seals::WRITE, Seals::empty()] {
@@ -200,7 +200,7 @@ fn no_seal_is_added_after_seal_or_through_a_read_only_description() {
 }
 
 #[test]
-fn a_writable_mapping_keeps_write_and_what_comes_with_it_from_being_added() {
+fn a_writable_mapping_prevents_write_and_what_comes_with_it() {
     let file = filled(b"hello");
     let before = seals_of(&file);
     let writable = map_writable(&file);
@@ -213,7 +213,7 @@ fn a_writable_mapping_keeps_write_and_what_comes_with_it_from_being_added() {
 }
 
 #[test]
-fn a_seal_that_the_kernel_does_not_know_is_refused_with_all_that_came_with_it() {
+fn an_unknown_seal_is_refused_with_all_that_came_with_it() {
     let file = filled(b"hello");
     let before = seals_of(&file);
     assert_errno(add_seals(&file, UNKNOWN | Seals::GROW), Errno::INVAL);

@@ -225,7 +225,7 @@ fn the_length_that_was_received_is_what_is_mapped() {
 
 /// On old kernels a mapping of a writable descriptor would keep the file from being finished.
 #[test]
-fn a_map_from_a_writable_descriptor_does_not_keep_the_file_from_being_finished() {
+fn a_map_from_a_writable_descriptor_does_not_hinder_finishing() {
     let Some(file) = future_write_sealed(FIXED_SIZE) else { return };
     let received = SealedFile::receive_future_write(file, &SealPolicy::new()).unwrap();
     let map = received.map_live().unwrap();
@@ -248,7 +248,7 @@ fn a_file_that_anybody_can_write_is_not_received_as_live() {
 }
 
 #[test]
-fn a_live_file_of_another_owner_than_the_policy_names_is_refused() {
+fn a_live_file_of_another_owner_than_allowed_is_refused() {
     let Some((producer, _map)) = live_map(1) else { return };
     let own = geteuid().as_raw();
     let mut owners = vec![own];

@@ -68,7 +68,7 @@ fn no_seal_stands_in_the_way() {
 }
 
 #[test]
-fn a_policy_that_asks_for_it_reserves_on_receiving_and_on_adopting() {
+fn a_policy_can_reserve_on_receiving_and_on_adopting() {
     for policy in [SealPolicy::untrusted(MIB), SealPolicy::new().reserve(true)] {
         let received = SealedFile::receive_read_only(hole(MIB), &policy).unwrap();
         assert!(taken(&received) >= MIB);
@@ -83,7 +83,7 @@ fn a_policy_that_asks_for_it_reserves_on_receiving_and_on_adopting() {
 }
 
 #[test]
-fn a_hole_that_was_only_read_loses_its_memory_again_and_a_reserved_one_does_not() {
+fn a_reserved_hole_keeps_its_memory_and_one_only_read_does_not() {
     fn read_and_reclaim(file: &SealedFile) -> [u64; 2] {
         let map = file.map_read_only().unwrap();
         assert!(map.iter().all(|byte| *byte == 0));
@@ -116,7 +116,7 @@ fn a_hole_that_was_only_read_loses_its_memory_again_and_a_reserved_one_does_not(
 }
 
 #[test]
-fn a_read_only_description_is_enough_where_the_file_can_be_opened_anew() {
+fn a_read_only_description_can_reserve_where_reopening_works() {
     let file = hole(MIB);
     let read_only = reopen(&file, OFlags::RDONLY);
     // Control: that description alone cannot do it.
@@ -127,7 +127,7 @@ fn a_read_only_description_is_enough_where_the_file_can_be_opened_anew() {
 }
 
 #[test]
-fn a_read_only_description_of_a_file_with_a_read_only_mode_is_an_error() {
+fn a_read_only_description_and_mode_cannot_reserve() {
     /// Runs as a user whom the mode bits bind. Only this thread changes.
     fn bound_by_the_mode<T: Send>(action: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
@@ -162,7 +162,7 @@ fn a_read_only_description_of_a_file_with_a_read_only_mode_is_an_error() {
 }
 
 #[test]
-fn more_than_the_machine_has_is_an_error_at_once_and_takes_nothing() {
+fn more_than_the_machine_has_is_an_error_and_takes_nothing() {
     let file = hole(1 << 50);
     let start = Instant::now();
     assert_errno(file.reserve(), Errno::NOMEM);
@@ -178,7 +178,7 @@ fn more_than_the_machine_has_is_an_error_at_once_and_takes_nothing() {
 }
 
 #[test]
-fn a_length_that_the_policy_refuses_is_refused_before_anything_is_reserved() {
+fn the_policy_refuses_a_length_before_anything_is_reserved() {
     for len in [MIB + 1, 1 << 50] {
         let (refusal, fd) =
             refused(hole(len), |fd| SealedFile::receive_read_only(fd, &SealPolicy::untrusted(MIB)));

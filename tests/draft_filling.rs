@@ -209,7 +209,7 @@ fn maps_are_gone_when_dropped() {
 }
 
 #[test]
-fn a_length_beyond_memory_is_refused_at_once_and_the_file_stays_usable() {
+fn a_length_beyond_memory_is_refused_and_the_file_stays_usable() {
     let is_too_much = |error: &io::Error| match size_of::<usize>() {
         8 => error.raw_os_error() == Some(Errno::NOMEM.raw_os_error()),
         _ => error.kind() == ErrorKind::FileTooLarge,
@@ -243,8 +243,8 @@ fn a_length_beyond_memory_is_refused_at_once_and_the_file_stays_usable() {
 }
 
 #[test]
-fn running_out_of_address_space_is_an_error_and_the_file_stays_usable() {
-    if !is_alone("running_out_of_address_space_is_an_error_and_the_file_stays_usable") {
+fn without_address_space_mapping_fails_and_the_file_stays_good() {
+    if !is_alone("without_address_space_mapping_fails_and_the_file_stays_good") {
         return;
     }
     const LEN: u64 = 64 << 20;
@@ -277,8 +277,8 @@ fn forked() -> Forked {
 }
 
 #[test]
-fn a_child_that_is_forked_while_the_map_lives_is_not_in_the_way_of_sealing() {
-    if !is_alone("a_child_that_is_forked_while_the_map_lives_is_not_in_the_way_of_sealing") {
+fn a_child_forked_while_the_map_lives_does_not_hinder_sealing() {
+    if !is_alone("a_child_forked_while_the_map_lives_does_not_hinder_sealing") {
         return;
     }
     for huge_pages in [HugePages::None, HugePages::Transparent] {
@@ -314,7 +314,7 @@ fn a_child_that_is_forked_while_the_map_lives_is_not_in_the_way_of_sealing() {
 }
 
 #[test]
-fn a_draft_becomes_an_ordinary_file_with_its_contents_and_offset() {
+fn a_draft_becomes_a_plain_file_with_its_contents_and_offset() {
     fn draft() -> SealedFile<Unsealed> {
         let mut draft = SealedFile::create("leaving").unwrap();
         draft.write_all(b"contents").unwrap();

@@ -31,7 +31,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 #[test]
-fn receiving_and_adopting_take_no_descriptor_unless_the_kernel_must_be_tested() {
+fn receiving_needs_no_descriptor_unless_the_kernel_is_tested() {
     let _turn = turn();
     let immutable = sealed(b"hello", IMMUTABLE);
     let draft = filled(b"hello");
@@ -63,7 +63,7 @@ fn receiving_and_adopting_take_no_descriptor_unless_the_kernel_must_be_tested() 
 }
 
 #[test]
-fn a_kernel_that_could_not_be_tested_is_not_trusted_and_is_tested_again() {
+fn an_untested_kernel_is_not_trusted_and_is_tested_again() {
     let _turn = turn();
     let file = sealed(b"hello", IMMUTABLE);
     if let Err(errno) = seal(&file, UNCHECKED) {
@@ -97,7 +97,7 @@ fn a_copy_that_cannot_be_made_is_an_error_with_the_descriptor() {
 }
 
 #[test]
-fn memory_is_reserved_without_a_descriptor_unless_the_description_is_read_only() {
+fn only_a_read_only_description_needs_another_fd_to_reserve() {
     let _turn = turn();
     let file = memfd();
     file.set_len(1 << 20).unwrap();

@@ -151,7 +151,7 @@ fn a_finished_file_has_one_descriptor_and_no_mapping() {
 }
 
 #[test]
-fn a_copy_holds_the_whole_of_any_source_up_to_the_limit_and_no_more_than_that() {
+fn a_copy_holds_the_whole_source_or_refuses_beyond_the_limit() {
     for len in SIZES {
         let bytes = pattern(len);
         let sealed = SealedFile::from_bytes("source", &bytes).unwrap();
@@ -332,7 +332,7 @@ fn copy_while(disturb: fn(&File)) -> io::Result<()> {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_copied_is_an_error_that_says_so() {
+fn a_file_that_changes_while_copied_is_an_error_that_says_so() {
     let longer = |file: &File| {
         file.write_all_at(b"more", file.metadata().unwrap().len()).unwrap();
     };
