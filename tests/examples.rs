@@ -138,9 +138,21 @@ struct Running {
 impl Running {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
+        let output = child.stdout.take().unwrap();
+        Self::printing_to(output, child)
+    }
+
+    fn on_a_terminal(mut command: Command) -> Self {
+        let (user, tty) = terminal();
+        let child = command.stdout(tty).spawn().unwrap();
+        Self::printing_to(user, child)
+    }
+
+    fn printing_to(output: impl Read + Send + 'static, child: Child) -> Self {
         let (sender, lines) = mpsc::channel();
-        thread::spawn(move || output.lines().try_for_each(|line| sender.send(line.unwrap())));
+        // A terminal that no program has any longer is an error.
+        let mut output = BufReader::new(output).lines().map_while(Result::ok);
+        thread::spawn(move || output.try_for_each(|line| sender.send(line)));
         Self { child, lines }
     }
 

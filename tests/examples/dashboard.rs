@@ -1,7 +1,7 @@
 //! `dashboard` publishes to any number of watchers, and tidies up what is its own and nothing else.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,7 +20,6 @@ use sealed_mmap::{Producer, SealedFile};
 
 use crate::{
     LONG, Running, Temp, end_of, eventually, example, failed, fails, pipe, start, succeeded,
-    terminal,
 };
 
 /// `None` where nothing can be published: then that is what is checked.
@@ -274,24 +273,19 @@ fn a_second_signal_ends_a_publisher_that_cannot_write() {
 fn a_watcher_draws_one_picture_on_a_terminal() {
     let socket = Temp::named("dashboard-terminal");
     let Some(publisher) = publisher(&socket.0) else { return };
-    let (user, tty) = terminal();
-    let mut watch = dashboard("watch", &socket.0).unwrap();
-    let watcher = watch.stdout(tty).spawn().unwrap();
-    drop(watch);
-    let mut lines = BufReader::new(user).lines().map_while(Result::ok);
-    let mut find = |what: &str| lines.find(|line| line.contains(what)).expect(what);
-    assert!(find("load").starts_with("\x1b[H\x1b[J"));
-    find("reading");
+    let watcher = Running::on_a_terminal(dashboard("watch", &socket.0).unwrap());
+    assert!(watcher.says("load").starts_with("\x1b[H\x1b[J"));
+    watcher.says("reading");
     publisher.signal(Signal::STOP);
-    // It stays.
-    find("nothing new for 1 s");
-    assert!(find("load").starts_with("\x1b[H\x1b[J"));
-    find("nothing new for 2 s");
+    watcher.says("nothing new for 1 s");
+    // The picture stays, and what is new stands below it.
+    assert!(watcher.says("load").starts_with("\x1b[H\x1b[J"));
+    watcher.says("nothing new for 2 s");
     publisher.signal(Signal::CONT);
-    find("reading");
+    watcher.says("reading");
     publisher.signal(Signal::TERM);
-    find("the publisher has ended");
-    assert!(end_of(watcher).status.success());
+    watcher.says("the publisher has ended");
+    assert!(watcher.status().success());
 }
 
 #[test]

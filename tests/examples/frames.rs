@@ -11,6 +11,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use sealed_mmap::SealedFile;
 use sealed_mmap::socket::send_fds;
@@ -112,26 +113,25 @@ fn frames_are_cut_from_the_rest_of_what_is_partly_read() {
 fn frames_shows_its_progress_on_a_terminal() {
     let Some(mut command) = example("frames") else { return };
     let (mut user, tty) = terminal();
+    fcntl_setfl(&user, OFlags::NONBLOCK).unwrap();
     command.arg("--frames=1000000000").stdout(Stdio::null()).stderr(tty);
     let child = command.spawn().unwrap();
     // The command has the terminal, too.
     drop(command);
-    let mut seen = Vec::new();
-    let mut buffer = [0; 1000];
-    while !seen.ends_with(b"\x1b[K\r") {
-        let count = user.read(&mut buffer).unwrap();
-        seen.extend_from_slice(&buffer[..count]);
-    }
+    let (mut seen, mut buffer) = (Vec::new(), [0; 1000]);
+    let mut shows = |what: &str| {
+        eventually(what, || {
+            // Nothing new is an error, and so is a terminal that no program has any longer.
+            let count = user.read(&mut buffer).unwrap_or(0);
+            seen.extend_from_slice(&buffer[..count]);
+            String::from_utf8_lossy(&seen).contains(what).then_some(())
+        });
+    };
+    shows(" of 1000000000 frames in");
     kill_process(the_consumer(&child), Signal::KILL).unwrap();
-    assert_eq!(end_of(child).status.code(), Some(1));
-    // A terminal that no program has any longer is an error.
-    while let Ok(count @ 1..) = user.read(&mut buffer) {
-        seen.extend_from_slice(&buffer[..count]);
-    }
-    let seen = String::from_utf8(seen).unwrap();
-    assert!(seen.contains(" of 1000000000 frames in"), "{seen}");
     // The complaint does not stand in what is left of the progress.
-    assert!(seen.contains("\x1b[Kframes: the consumer left after"), "{seen}");
+    shows("\x1b[Kframes: the consumer left after");
+    assert_eq!(end_of(child).status.code(), Some(1));
 }
 
 fn the_consumer(producer: &Child) -> Pid {
