@@ -141,15 +141,24 @@ fn a_publisher_whose_socket_is_gone_ends_well() {
     assert!(publisher.status().success());
 }
 
+/// A listener that lets the next one who connects wait.
+fn full_queue(path: &Path) -> (UnixListener, UnixStream) {
+    let listener = UnixListener::bind(path).unwrap();
+    listen(&listener, 0).unwrap();
+    (listener, UnixStream::connect(path).unwrap())
+}
+
 #[test]
 fn of_publishers_that_start_at_once_one_remains() {
     let socket = Temp::named("dashboard-race");
     for _ in 0..5 {
-        // A dead socket, which each of them would remove.
-        drop(UnixListener::bind(&socket.0).unwrap());
         let Some(_) = dashboard("publish", &socket.0) else { return };
+        let (listener, waiting) = full_queue(&socket.0);
         let start = || start(&mut dashboard("publish", &socket.0).unwrap(), Stdio::null());
         let mut children: Vec<_> = (0..8).map(|_| start()).collect();
+        // Whoever tries to connect by now learns at this moment that the socket is dead.
+        thread::sleep(Duration::from_millis(200));
+        drop((listener, waiting));
         while children.len() > 1 {
             let loser = eventually("the end of all but one", || {
                 children.iter_mut().position(|child| child.try_wait().unwrap().is_some())
@@ -320,9 +329,7 @@ fn a_watcher_says_what_it_did_not_get() {
 fn a_listener_that_accepts_nobody_keeps_nobody_waiting() {
     let socket = Temp::named("dashboard-full-queue");
     let Some(_) = dashboard("watch", &socket.0) else { return };
-    let listener = UnixListener::bind(&socket.0).unwrap();
-    listen(&listener, 0).unwrap();
-    let _only = UnixStream::connect(&socket.0).unwrap();
+    let _full = full_queue(&socket.0);
     for command in ["watch", "publish"] {
         let complaint = format!("dashboard: {}: it accepts no connection", socket.0.display());
         fails(&mut dashboard(command, &socket.0).unwrap(), b"", &complaint);
