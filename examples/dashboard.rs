@@ -107,7 +107,7 @@ fn default_path() -> PathBuf {
 fn publish(path: &Path) -> Result<()> {
     let over = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // The second one kills: the first goes unnoticed while the output is blocked.
+        // While the output is blocked, nobody looks at the flag: a second signal kills.
         flag::register_conditional_default(signal, Arc::clone(&over))?;
         flag::register(signal, Arc::clone(&over))?;
     }
@@ -118,9 +118,9 @@ fn publish(path: &Path) -> Result<()> {
     thread::spawn(move || {
         for watcher in listener.incoming() {
             match watcher {
-                // A watcher that has left is none of our concern.
+                // A watcher that has left does not matter.
                 Ok(watcher) => drop(send_fds(&watcher, b"dashboard", &[file.as_fd()])),
-                // Too many open files, as a rule. The watcher waits.
+                // Usually too many open files. The watcher stays in the queue.
                 Err(_) => thread::sleep(BETWEEN_PICTURES),
             }
         }
@@ -130,13 +130,13 @@ fn publish(path: &Path) -> Result<()> {
     published.and(removed)
 }
 
-/// Takes the place of a publisher that is gone, but not of a living one, nor of a file.
+/// Replaces the socket of a publisher that is gone, but never that of a living one, nor another file.
 fn listen(path: &Path) -> Result<(UnixListener, Metadata)> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::open(parent.unwrap_or(Path::new(".")));
+    // With the dot, nothing but a directory can be opened: a FIFO would wait for a writer.
+    let directory = File::open(path.parent().unwrap_or(path).join("."));
     let deadline = Instant::now() + PATIENCE;
-    // Without the lock, two publishers that start at once could each find a dead socket, and one
-    // remove what the other has just put there. The wait ends, for anybody may lock a directory.
+    // Without the lock, two publishers that start at once could both find a dead socket, and one
+    // could remove the new socket of the other. Anybody may lock a directory, so the wait is bounded.
     while let Ok(directory) = &directory {
         match flock(directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(BETWEEN_READINGS),
@@ -145,23 +145,23 @@ fn listen(path: &Path) -> Result<(UnixListener, Metadata)> {
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            bail!("there is something else than a socket")
+            bail!("it exists and is not a socket")
         }
         Ok(_) => match connect_to(path) {
             Ok(_) => bail!("another program listens there already"),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
             Err(error) => return Err(error.into()),
         },
-        Err(_) => {} // and binding tells why, if it matters
+        Err(_) => {} // `bind` reports the error if it matters
     }
     let listener = UnixListener::bind(path)?;
     Ok((listener, fs::symlink_metadata(path)?))
 }
 
-/// Removes the socket, unless somebody else has removed it, or put another into its place.
+/// Removes the socket, unless it is gone or another has taken its place.
 fn remove(path: &Path, own: &Metadata) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        // No other file gets this inode number meanwhile: the listener is still open.
+        // The listener is still open, so no other file can have been given this inode number.
         Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => fs::remove_file(path),
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -195,7 +195,7 @@ fn field(text: &str, name: &str) -> u64 {
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// Connects, and does not wait forever for a listener that is stopped.
+/// Connects; a listener that is stopped, and whose queue is full, is waited for a second at most.
 fn connect_to(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;

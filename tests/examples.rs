@@ -21,7 +21,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, fcntl_setfl, mkfifoat};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, mkfifoat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -262,7 +262,7 @@ fn reads_everything(example: impl Fn(&Path) -> Option<Command>, name: &str, seen
     }
 
     let fifo = Temp::named(&format!("{name}-fifo"));
-    mkfifoat(rustix::fs::CWD, &fifo.0, Mode::RWXU).unwrap();
+    mkfifoat(CWD, &fifo.0, Mode::RWXU).unwrap();
     let child = start(&mut example(&fifo.0).unwrap(), Stdio::null());
     fs::write(&fifo.0, bytes).unwrap();
     seen(&succeeded(end_of(child)));

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, fcntl_setfl, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fcntl_setfl, flock, mkfifoat};
 use rustix::net::listen;
 use rustix::process::{Pid, Signal, kill_process};
 use sealed_mmap::latest::Publisher;
@@ -115,7 +115,7 @@ fn no_publisher_takes_the_place_of_a_file() {
     symlink(&file.0, &link.0).unwrap();
     for path in [&file.0, &link.0] {
         let Some(mut dashboard) = dashboard("publish", path) else { return };
-        fails(&mut dashboard, b"", &format!("{}: there is something else", path.display()));
+        fails(&mut dashboard, b"", &format!("{}: it exists and is not a socket", path.display()));
         assert_eq!(fs::read(path).unwrap(), b"precious");
     }
 }
@@ -157,7 +157,7 @@ fn of_publishers_that_start_at_once_one_remains() {
         let start = || start(&mut dashboard("publish", &socket.0).unwrap(), Stdio::null());
         let mut children: Vec<_> = (0..8).map(|_| start()).collect();
         // Whoever tries to connect by now learns at this moment that the socket is dead.
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(100));
         drop((listener, waiting));
         while children.len() > 1 {
             let loser = eventually("the end of all but one", || {
@@ -220,13 +220,17 @@ fn an_empty_or_relative_directory_is_no_place_for_a_socket() {
 #[test]
 fn a_place_where_no_socket_can_be_is_named() {
     let long_name = format!("/tmp/{}", "long".repeat(60));
+    let fifo = Temp::named("dashboard-fifo");
+    mkfifoat(CWD, &fifo.0, Mode::RWXU).unwrap();
+    let below_a_fifo = fifo.0.join("socket").display().to_string();
     for (runtime, arguments, place) in [
         // Not even root can create anything there.
         ("/proc", &["publish"][..], "/proc/dashboard.sock: "),
         ("/proc/no such directory", &["publish"], "/proc/no such directory/dashboard.sock: "),
         ("", &["publish", &long_name], &format!("{long_name}: ")),
         ("", &["watch", &long_name], &format!("{long_name}: ")),
-        ("", &["publish", "/"], "/: there is something else than a socket"),
+        ("", &["publish", &below_a_fifo], &format!("{below_a_fifo}: Not a directory")),
+        ("", &["publish", "/"], "/: it exists and is not a socket"),
         ("", &["watch", "/"], "/: Connection refused"),
     ] {
         let Some(_) = dashboard("publish", Path::new("/proc/x")) else { return };
