@@ -746,11 +746,14 @@ mod tests {
         ] {
             assert_eq!(rings_of(&[("lib.rs", ROOT), ("a.rs", a), b]), ["a b"], "{a}");
         }
-        let nested =
-            [("a/c.rs", "use super::super::B;"), ("a.rs", "mod c; pub struct A; use c::D;"), b];
-        assert!(rings_of(&[&[("lib.rs", ROOT)], &nested[..]].concat()).is_empty());
-        let back = ("a/c.rs", "use crate::{A, b::{self, B}}; pub struct D;");
-        assert_eq!(rings_of(&[("lib.rs", ROOT), back, nested[1], b]), ["a a::c"]);
+        let child = ("a/c.rs", "use super::super::B; pub struct D;");
+        assert!(
+            rings_of(&[("lib.rs", ROOT), ("a.rs", "mod c; pub struct A;"), child, b]).is_empty()
+        );
+        assert_eq!(
+            rings_of(&[("lib.rs", ROOT), ("a.rs", "mod c; pub struct A; use c::D;"), child, b]),
+            ["a a::c b"]
+        );
     }
 
     #[test]
