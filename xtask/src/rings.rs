@@ -28,9 +28,15 @@ use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Meta, Token, UseTree, Visibility};
 
-/// Prints the rings below `src`. Returns whether there is none but in a family.
-pub(crate) fn check(src: &Path) -> Result<bool> {
-    let graph = Crate::read(src, &|path| std::fs::read_to_string(path))?.arrows();
+use crate::{FAILED, wrong_usage};
+
+pub(crate) fn main(arguments: &[String]) -> Result<u8> {
+    let src = match arguments {
+        [] => PathBuf::from("src"),
+        [src] => PathBuf::from(src),
+        _ => return Ok(wrong_usage("usage: cargo xtask rings [SRC]")),
+    };
+    let graph = Crate::read(&src, &|path| std::fs::read_to_string(path))?.arrows();
     let (families, rings): (Vec<_>, Vec<_>) =
         rings(&graph).into_iter().partition(|ring| is_family(ring));
     for (title, found) in [("family ring (no fault)", &families), ("ring", &rings)] {
@@ -56,7 +62,7 @@ pub(crate) fn check(src: &Path) -> Result<bool> {
         rings.len(),
         rings.iter().map(Vec::len).max().unwrap_or(0)
     );
-    Ok(rings.is_empty())
+    Ok(if rings.is_empty() { 0 } else { FAILED })
 }
 
 /// For each pair of modules the names that lead from one to the other, with the first place of each.
