@@ -1,4 +1,5 @@
-//! Runs the test suite on other Linux kernels: boots Debian's own kernels under qemu, with neither KVM nor root.
+//! Runs the test suite on other Linux kernels: boots Debian's own kernels under qemu, with neither
+//! KVM nor root.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -16,8 +17,9 @@ use xshell::{Shell, cmd};
 
 use crate::{FAILED, NOT_RUN, cache, exclusive, root, wrong_usage};
 
-/// Name, and patterns of the version in Debian's package names. The first pattern that leads to a kernel wins, and the
-/// newest package that it matches: the later patterns are for the day when a package leaves the archive.
+/// Name, and patterns of the version in Debian's package names. The first pattern that leads to a
+/// kernel wins, and the newest package that it matches: the later patterns are for the day when a
+/// package leaves the archive.
 const KERNELS: &[(&str, &[&str])] = &[
     // Refuses to map sealed files shared through O_RDWR.
     ("5.10.223", &[r"5\.10\.0-32", r"5\.10\.0-[0-9]+"]),
@@ -31,15 +33,17 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("sid", &[r"[0-9.]+\+deb[0-9.]+"]),
 ];
 
-/// A setting that only a machine of its own can be given, and the tests that it concerns (patterns of their names).
+/// A setting that only a machine of its own can be given, and the tests that it concerns (patterns
+/// of their names).
 struct Configuration {
     name: &'static str,
     tests: &'static [&'static str],
     setting: Option<&'static str>,
 }
 
-/// `memfd_noexec` is 0 in all others, and comes last because some kernels only let it be raised; it decides how files
-/// are created and what seals they carry. Tests see the name in `SEALED_MMAP_CONFIG`.
+/// `memfd_noexec` is 0 in all others, and comes last because some kernels only let it be raised; it
+/// decides how files are created and what seals they carry. Tests see the name in
+/// `SEALED_MMAP_CONFIG`.
 const CONFIGURATIONS: &[Configuration] = &[
     Configuration { name: "default", tests: &["*"], setting: None },
     Configuration {
@@ -226,7 +230,7 @@ fn choose(versions: &[&str]) -> Vec<(String, Vec<String>)> {
     chosen
 }
 
-// ---- Test suite -----------------------------------------------------------------------------------------------------
+// ---- Test suite ----------------------------------------
 
 /// In the machine: /init, /bin/busybox, /tests/NAME, /examples/NAME, and /plan.
 fn build_initramfs(sh: &Shell, build: &Path, busybox: &str) -> Result<PathBuf> {
@@ -260,8 +264,8 @@ fn build_initramfs(sh: &Shell, build: &Path, busybox: &str) -> Result<PathBuf> {
     Ok(initramfs)
 }
 
-/// Static, so that the machine needs no libraries; without debug information, so that it boots quickly. The library's
-/// own unit tests are called "unit".
+/// Static, so that the machine needs no libraries; without debug information, so that it boots
+/// quickly. The library's own unit tests are called "unit".
 fn executables(sh: &Shell, build: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let messages = cmd!(
         sh,
@@ -299,7 +303,8 @@ fn plan(commands: &[(String, String)]) -> Result<String> {
     Ok(plan)
 }
 
-/// The names that a pattern matches. A pattern that matches none is an error, lest a renamed test be left out in silence.
+/// The names that a pattern matches. A pattern that matches none is an error, lest a renamed test
+/// be left out in silence.
 fn matching<'a>(
     patterns: &[&str],
     names: impl Iterator<Item = &'a String> + Clone,
@@ -314,7 +319,7 @@ fn matching<'a>(
     Ok(found)
 }
 
-// ---- Machines -------------------------------------------------------------------------------------------------------
+// ---- Machines ----------------------------------------
 
 /// Leaves NAME.log, what the console said, and of a first try that stopped early NAME.first.log.
 fn boot(name: &str, kernel: &str, initramfs: &Path, logs: &Path) -> Result<Report> {
@@ -327,8 +332,8 @@ fn boot(name: &str, kernel: &str, initramfs: &Path, logs: &Path) -> Result<Repor
         if retried {
             fs::rename(&log, logs.join(format!("{name}.first.log")))?;
         }
-        // With setpriv no machine outlives this program. The root is a ramfs, because files on a tmpfs answer
-        // F_GET_SEALS.
+        // With setpriv no machine outlives this program. The root is a ramfs, because files on a
+        // tmpfs answer F_GET_SEALS.
         let status = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "timeout", "-k", "10"])
             .arg(number("KERNELS_BOOT_TIMEOUT", 900)?.to_string())
@@ -512,7 +517,7 @@ impl Report {
     }
 }
 
-// ---- Results --------------------------------------------------------------------------------------------------------
+// ---- Results ----------------------------------------
 
 fn table(reports: &[(&str, &Report)]) -> String {
     let mut table = Table::new();

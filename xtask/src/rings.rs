@@ -1,8 +1,9 @@
 //! Finds import rings: modules that need each other, directly or through others.
 //!
-//! A module is a file; an inline `mod` belongs to the file that it stands in. A module needs every module that
-//! *defines* a name it uses: a re-exported name leads to its definition, and a name of another crate to the last module
-//! that re-exports it. Uses are `use` declarations and paths in code, macros included. No uses are:
+//! A module is a file; an inline `mod` belongs to the file that it stands in. A module needs every
+//! module that *defines* a name it uses: a re-exported name leads to its definition, and a name of
+//! another crate to the last module that re-exports it. Uses are `use` declarations and paths in
+//! code, macros included. No uses are:
 //!
 //! * `mod child;`, and a `pub use` from a module's own descendants, unless code uses the name;
 //! * what `cfg(test)`, `cfg(doc)` or `cfg(doctest)` keeps out of a build, comments, and `#[doc]`;
@@ -11,7 +12,8 @@
 //!
 //! A ring within `a.rs` and `a/` is shown and is no fault: such files are one part of the library.
 //!
-//! Not seen: which module holds the `impl` of a method, and what the macros of other crates expand to.
+//! Not seen: which module holds the `impl` of a method, and what the macros of other crates expand
+//! to.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -65,7 +67,8 @@ pub(crate) fn main(arguments: &[String]) -> Result<u8> {
     Ok(if rings.is_empty() { 0 } else { FAILED })
 }
 
-/// For each pair of modules the names that lead from one to the other, with the first place of each.
+/// For each pair of modules the names that lead from one to the other, with the first place of
+/// each.
 type Arrows = BTreeMap<(String, String), BTreeMap<String, String>>;
 
 fn rings(arrows: &Arrows) -> Vec<Vec<&str>> {
@@ -314,7 +317,7 @@ impl<'a> Crate<'a> {
         self.here = outer;
     }
 
-    // ---- What names mean --------------------------------------------------------------------------------------------
+    // ---- What names mean ----------------------------------------
 
     fn lies_in(&self, mut module: usize, ancestor: usize) -> bool {
         while module != ancestor {
@@ -324,7 +327,8 @@ impl<'a> Crate<'a> {
         true
     }
 
-    /// What a name means in a module, behind its globs where it is not declared in the module itself.
+    /// What a name means in a module, behind its globs where it is not declared in the module
+    /// itself.
     fn within(
         &self,
         module: usize,
@@ -433,7 +437,8 @@ impl<'a> Crate<'a> {
         found
     }
 
-    /// The traits that a glob, or an import that does not count by itself, brings in for a method that is called.
+    /// The traits that a glob, or an import that does not count by itself, brings in for a method
+    /// that is called.
     fn by_method<'s>(&'s self, from: usize, item: &'s Item) -> Option<(String, usize)> {
         let called = &self.modules[from].called;
         item.methods.iter().find_map(|method| Some((format!("{method}?"), *called.get(method)?)))

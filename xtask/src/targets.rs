@@ -1,5 +1,5 @@
-//! Checks the crate for what this machine is not: other operating systems, C libraries, word sizes, and the oldest
-//! compiler. What is missing is unpacked from Debian packages into a cache.
+//! Checks the crate for what this machine is not: other operating systems, C libraries, word sizes,
+//! and the oldest compiler. What is missing is unpacked from Debian packages into a cache.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,16 +31,18 @@ SEALED_MMAP_TARGETS_DEBIAN=1  Debian's compilers even where rustup has what is n
 
 Exit status: 0 all passed, 1 something failed, 77 nothing failed but something could not be had, 64 wrong usage.";
 
-/// What fails to compile where the kernel has neither flag. Where it has them, the same lines compile: so it is for the
-/// flags that they fail, and a use without its `cfg` does not get past the check.
+/// What fails to compile where the kernel has neither flag. Where it has them, the same lines
+/// compile: so it is for the flags that they fail, and a use without its `cfg` does not get past
+/// the check.
 const UNGUARDED: &str = "
 fn _unguarded() -> (rustix::fs::MemfdFlags, rustix::fs::SealFlags) {
     (rustix::fs::MemfdFlags::NOEXEC_SEAL, rustix::fs::SealFlags::FUTURE_WRITE)
 }
 ";
 
-/// Tests that ask for what the emulator does not know (`MADV_DONTFORK`, `MSG_CTRUNC`, huge pages). A test that runs its
-/// own binary again fails, too, where the kernel has no binfmt_misc entry for it.
+/// Tests that ask for what the emulator does not know (`MADV_DONTFORK`, `MSG_CTRUNC`, huge pages).
+/// A test that runs its own binary again fails, too, where the kernel has no binfmt_misc entry for
+/// it.
 const BEYOND_EMULATION: &[&str] = &[
     "a_mapping_kept_from_children_does_not_hinder_write",
     "credentials_are_left_out_and_push_no_descriptor_out",
@@ -280,8 +282,8 @@ impl Job {
         Ok(Self { sh, cache: cache.to_owned(), target: target.to_owned(), build_std: &[] })
     }
 
-    /// Packages and what they depend on, in a folder of the cache. The version is that of the compiler packages, empty
-    /// for the newest.
+    /// Packages and what they depend on, in a folder of the cache. The version is that of the
+    /// compiler packages, empty for the newest.
     fn unpack(&self, folder: &str, version: &str, packages: &[&str]) -> Result<PathBuf> {
         let cache = &self.cache;
         let mut fetch = Command::from(cmd!(
@@ -308,8 +310,8 @@ impl Job {
         Ok(())
     }
 
-    /// Settles which compiler serves the target: the one in use if it has the target's standard library, or else
-    /// Debian's, which builds it.
+    /// Settles which compiler serves the target: the one in use if it has the target's standard
+    /// library, or else Debian's, which builds it.
     fn use_std(&mut self) -> Result<()> {
         let sysroot = cmd!(self.sh, "rustc --print sysroot").quiet().read().map(PathBuf::from);
         let has_std =
