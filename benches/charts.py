@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/*.svg and fills in docs/benchmarks.md from what `cargo bench` left under target/criterion."""
+"""Draws docs/*.svg and fills in docs/benchmarks.md from the results of `cargo bench` under target/criterion."""
 
 import json
 import math
@@ -166,8 +166,8 @@ CONTESTANTS = {
     "memfile + memmap2": "checks two seals",
     "memfd + memmap2": "checks two seals",
     "safe-mmap": "checks three seals",
-    "shm_open + write": "the writer can go on writing",
-    "shm_open + mmap": "the writer can go on writing",
+    "shm_open + write": "the writer can keep writing",
+    "shm_open + mmap": "the writer can keep writing",
     "shmem-ipc": "checks two seals",
     "pipe": "a copy, into a new buffer",
     "pipe, buffer kept": "a copy, into the same buffer",
@@ -179,7 +179,7 @@ CONTESTANTS = {
 
 
 def bars(name, results, contestants):
-    """How long the others take, with the subject as the unit."""
+    """How long the others take, relative to the subject."""
     found = {(contestant_of(r), r["size"]): 1 / r["ratio"] for r in results}
     sizes = list(SHADES)
     bar, gap, left, top, right = 13, 20, 210, 132, 860
@@ -225,7 +225,7 @@ def bars(name, results, contestants):
         name,
         900,
         height,
-        f"Time to hand bytes to a reader, {SUBJECT} = 1",
+        f"Time to hand bytes to a reader, relative to {SUBJECT}",
         "create, fill, seal, receive, map, read, drop; a longer bar is slower",
         parts,
     )
@@ -233,7 +233,7 @@ def bars(name, results, contestants):
 
 def table(results):
     has_target = results[0]["target"] is not None
-    rows = [f"| | compared with | size | {SUBJECT} | the other | ratio | fifths of the run |"]
+    rows = [f"| | compared with | size | {SUBJECT} | baseline | ratio | range over fifths |"]
     rows[0] += " target | |" if has_target else ""
     rows.append("|---" * (9 if has_target else 7) + "|")
     for result in results:
@@ -287,7 +287,7 @@ def main():
     lines(
         "handoff.svg",
         "Handing bytes to a reader",
-        "create, fill, seal, receive, map, read, drop: time for each KiB",
+        "create, fill, seal, receive, map, read, drop: time per KiB",
         times,
         COLOURS,
         names_left=True,
@@ -311,7 +311,7 @@ def main():
     lines(
         "receive.svg",
         "Receiving and mapping a sealed file",
-        "verify the seals, take the length, map: the same time for any size, unless every page is reserved",
+        "check the seals, read the length, map: the same time for any size, unless every page is reserved",
         receive,
         colours,
     )

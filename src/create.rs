@@ -1,18 +1,21 @@
-//! Making files: the options, and the one-call writers.
+//! Creating files: the options, and the one-call writers.
+#![allow(unsafe_code, reason = "a draft is made of a file that has just been created")]
 
 use std::ffi::CStr;
-use std::io::{self, Seek};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use crate::copy;
+use crate::failure::while_doing;
+use crate::file::sealed::SealedFile;
+use crate::huge_pages::HugePages;
+use crate::seals::Seals;
 use crate::state::{ReadOnlySealed, Unsealed};
 use crate::sys;
-use crate::{HugePages, Producer, SealedFile, Seals, get_seals};
 
-/// How a file is made. The default is what most callers want: sealable, not executable, plain pages.
+/// How a file is created. The defaults suit most callers: sealable, not executable, plain pages.
 ///
 /// # Examples
 ///
@@ -34,7 +37,7 @@ pub struct CreateOptions {
 }
 
 impl CreateOptions {
-    /// Sealable, not executable, plain pages.
+    /// The defaults: sealable, not executable, plain pages.
     ///
     /// # Examples
     ///
@@ -50,9 +53,10 @@ impl CreateOptions {
     ///
     /// # Platform-specific
     ///
-    /// Linux 6.3 and later seals the answer (`MFD_EXEC`, `MFD_NOEXEC_SEAL`); on older ones only the
-    /// mode bits say so. With `vm.memfd_noexec=2` creating an executable file is `EACCES`. On
-    /// FreeBSD this has no effect.
+    /// On Linux 6.3 and later a file that is not executable carries [`Seals::EXEC`] and cannot be made
+    /// executable (`MFD_NOEXEC_SEAL`). On older kernels, and in sandboxes that deny the flag, only the
+    /// mode bits say so. Under `vm.memfd_noexec=2`, creating an executable file fails with `EACCES`. On
+    /// FreeBSD this option has no effect.
     ///
     /// # Examples
     ///
@@ -71,9 +75,10 @@ impl CreateOptions {
         self
     }
 
-    /// Whether seals can be added to the file. Default: yes. With `false` the file carries
-    /// [`Seals::SEAL`] from the start and can never leave the state [`Unsealed`]; the one-call
-    /// writers, which seal, then fail.
+    /// Whether seals can be added to the file. Default: yes.
+    ///
+    /// With `false`, the file carries [`Seals::SEAL`] from the start and can never leave the state
+    /// [`Unsealed`]. The one-call writers then fail, because they seal.
     ///
     /// # Examples
     ///
@@ -90,7 +95,7 @@ impl CreateOptions {
         self
     }
 
-    /// The pages that the file is made of. Default: [`HugePages::None`].
+    /// The size of the pages that the file is made of. Default: [`HugePages::None`].
     ///
     /// # Examples
     ///
@@ -107,18 +112,25 @@ impl CreateOptions {
         self
     }
 
-    /// Creates an empty file, close-on-exec. The name is for debugging only
-    /// (`/proc/self/fd/N` shows it); files of the same name have nothing in common.
+    /// Creates an empty file, close-on-exec.
+    ///
+    /// The name is for debugging only (`/proc/self/fd/N` shows it). Files of the same name have nothing
+    /// in common.
+    ///
+    /// The descriptor is never 0, 1 or 2, even if the process was started with those closed. Code that
+    /// prints would otherwise write into the file.
     ///
     /// # Errors
     ///
     /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
-    /// * `Unsupported`: the kernel has no hugetlb pages of the size asked for.
+    /// * `Unsupported`: the kernel has no hugetlb pages of the requested size.
     /// * `EACCES`: an executable file under `vm.memfd_noexec=2`.
     /// * `EMFILE`, `ENFILE`, `ENOMEM`: no descriptor or memory left.
     ///
-    /// The limit `RLIMIT_FSIZE` holds for these files like for any other: exceeding it raises
-    /// `SIGXFSZ`, and is `EFBIG` where that is ignored.
+    /// The limit `RLIMIT_FSIZE` applies to these files as to any other: exceeding it raises `SIGXFSZ`,
+    /// and fails with `EFBIG` where that signal is ignored.
+    ///
+    /// [Errors](crate#errors) says how a call that a sandbox denies is reported, here and everywhere else.
     ///
     /// See [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
     ///
@@ -134,7 +146,7 @@ impl CreateOptions {
         self.create_named(name.as_bytes())
     }
 
-    /// The same as [`create`](Self::create), for a name that need not be UTF-8.
+    /// As [`create`](Self::create), with a name that need not be UTF-8.
     ///
     /// # Errors
     ///
@@ -148,6 +160,10 @@ impl CreateOptions {
     /// ```
     pub fn create_cstr(&self, name: &CStr) -> io::Result<SealedFile<Unsealed>> {
         self.create_named(name.to_bytes())
+    }
+
+    pub(crate) fn is_executable(&self) -> bool {
+        self.executable
     }
 
     fn create_named(&self, name: &[u8]) -> io::Result<SealedFile<Unsealed>> {
@@ -167,13 +183,28 @@ impl CreateOptions {
         };
         let file = memfd.create(name)?;
         // A file that is created not executable is sealable whatever the flags say.
-        if !self.allow_sealing && !get_seals(&file)?.contains(Seals::SEAL) {
+        if !self.allow_sealing && !sys::get_seals(file.as_fd())?.contains(Seals::SEAL) {
             sys::add_seals(file.as_fd(), Seals::SEAL)?;
         }
-        Ok(SealedFile::unsealed(file, self.huge_pages))
+        // SAFETY: memfd_create(2) has just returned this descriptor, close-on-exec, and nobody has seen
+        // it: its number is none that code writes to without having been given it (0 to 2).
+        Ok(unsafe { SealedFile::draft(file, self.huge_pages) })
     }
 
-    /// Creates an immutable file that holds `bytes`. Its offset is 0, as with the other writers below.
+    /// Whether filling through a mapping is required, or faster. Plain pages are filled fastest with
+    /// `write(2)`, which never uses huge pages on advice and does not work on hugetlbfs.
+    pub(crate) fn fills_through_a_mapping(&self, len: u64) -> bool {
+        /// No huge page of any processor is smaller.
+        const SMALLEST: u64 = 1 << 20;
+
+        match self.huge_pages {
+            HugePages::None => false,
+            HugePages::Transparent => len >= SMALLEST && sys::huge_pages_on_advice(),
+            HugePages::HugeTlb(_) => true,
+        }
+    }
+
+    /// Creates an immutable file that holds `bytes`. Its offset is 0, as with the other one-call writers.
     ///
     /// # Errors
     ///
@@ -199,7 +230,7 @@ impl CreateOptions {
         let bytes = bytes.as_ref();
         let len = bytes.len() as u64;
         let mut file = self.create(name)?;
-        if self.huge_pages.are_filled_through_a_mapping(len) {
+        if self.fills_through_a_mapping(len) {
             file.map_mut_with_len(len)?.copy_from_slice(bytes);
         } else {
             write_whole(&file, bytes)?;
@@ -207,19 +238,19 @@ impl CreateOptions {
         Ok(file.seal_with_len(len)?)
     }
 
-    /// Creates an immutable file of `len` bytes, which are what `fill` makes of a zeroed slice that
-    /// begins at a multiple of 4096.
+    /// Creates an immutable file of `len` bytes, which `fill` writes to a zeroed slice. The slice begins
+    /// at a multiple of 4096.
     ///
     /// Plain pages up to 1 MiB are filled from a buffer, in about half the time if the allocator has
-    /// it at hand: the page faults of a new mapping cost more than a copy. A lack of memory then shows
-    /// only after `fill` has run. Above, and on huge pages that have to be filled in place, the slice
-    /// is the file's own memory, which is reserved. If the contents must not stay behind in freed
-    /// memory, or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
+    /// the buffer at hand: the page faults of a new mapping cost more than a copy. A lack of memory then
+    /// shows only after `fill` has run. For longer files, and for huge pages that have to be filled in
+    /// place, the slice is the file's own memory, which is reserved. If the contents must not stay behind
+    /// in freed memory, or the slice must be the file's own, use [`map_mut`](SealedFile::map_mut).
     ///
     /// # Errors
     ///
-    /// As [`from_bytes`](Self::from_bytes), and whatever `fill` returns. The file is gone then.
-    /// `ENOMEM` if `len` is more than the machine's memory and swap.
+    /// As [`from_bytes`](Self::from_bytes) and [`map_mut`](SealedFile::map_mut), and whatever `fill`
+    /// returns. The file is gone then. `ENOMEM` if `len` is more than the machine's memory and swap.
     ///
     /// # Examples
     ///
@@ -242,7 +273,7 @@ impl CreateOptions {
         const LARGEST_BUFFER: u64 = 1 << 20;
 
         let mut file = self.create(name)?;
-        if len > LARGEST_BUFFER || self.huge_pages.are_filled_through_a_mapping(len) {
+        if len > LARGEST_BUFFER || self.fills_through_a_mapping(len) {
             fill(&mut file.map_mut_with_len(len)?)?;
         } else {
             // Not asked for: on old kernels that takes a descriptor, and panics where there is none.
@@ -258,142 +289,80 @@ impl CreateOptions {
         }
         Ok(file.seal_with_len(len)?)
     }
-
-    /// Creates an immutable copy of what `source` holds: of a regular file the whole of it, from its
-    /// beginning and without moving its offset; of anything else (a pipe, a socket, a terminal)
-    /// what can be read until its end.
-    ///
-    /// The copy cannot change any more, which is not the same as showing one moment: a regular file
-    /// whose size or modification time changes meanwhile is an error, but a writer that hides its
-    /// writes (through a mapping, within the clock's tick, or by setting the time back) can make a
-    /// copy that mixes old and new. A non-blocking source is waited for.
-    ///
-    /// # Errors
-    ///
-    /// As [`create`](Self::create), and:
-    ///
-    /// * `EFBIG`: the source has more than `limit` bytes, or is a regular file that claims to (those
-    ///   of sysfs claim a page).
-    /// * `ResourceBusy`: the source changed while it was copied.
-    /// * `EBADF`: the source is not open for reading. `EISDIR`: it is a directory.
-    /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
-    /// * For hugetlb pages, `InvalidInput`: the length is not a multiple of the page size;
-    ///   `StorageFull`, `OutOfMemory`: too few pages are free in the pool (the errno is the `source`).
-    /// * Whatever reading the source returns.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let source = std::fs::File::open("Cargo.toml")?;
-    /// let copy = sealed_mmap::CreateOptions::new().copy_of("manifest", &source, 1 << 20)?;
-    /// assert_eq!(&copy.map_read_only()?[..], std::fs::read("Cargo.toml")?);
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn copy_of(
-        &self,
-        name: &str,
-        source: impl AsFd,
-        limit: u64,
-    ) -> io::Result<SealedFile<ReadOnlySealed>> {
-        let mut file = self.huge_pages(HugePages::None).create(name)?;
-        let len = copy::append(source.as_fd(), &mut file, limit)?;
-        file.rewind()?;
-        let plain = file.seal_with_len(len)?;
-        if self.huge_pages.are_filled_through_a_mapping(len) {
-            return self.from_bytes(name, plain.map_read_only()?);
-        }
-        Ok(plain)
-    }
-
-    /// Creates a live file of `len` zeros, and its only writer.
-    ///
-    /// # Errors
-    ///
-    /// As [`Producer::create`] and [`create`](Self::create), and:
-    ///
-    /// * `InvalidInput`: the options make the file executable, which a live file never is; or, for
-    ///   hugetlb pages, the length is not a multiple of the page size.
-    /// * `EPERM`: the options do not allow sealing.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
-    /// use sealed_mmap::{CreateOptions, HugePages};
-    ///
-    /// let options = CreateOptions::new().huge_pages(HugePages::Transparent);
-    /// let mut producer = options.create_producer("frames", 1 << 20)?;
-    /// producer.write_at(0, b"the first of them")?;
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn create_producer(&self, name: &str, len: u64) -> io::Result<Producer> {
-        self.build_producer(name, len, |_| Ok(()))
-    }
-
-    /// Creates a live file of `len` bytes that `fill` writes in place, before anybody can see it,
-    /// and its only writer from then on. The slice is zeroed and page-aligned.
-    ///
-    /// # Errors
-    ///
-    /// As [`create_producer`](Self::create_producer), and whatever `fill` returns. It has run already
-    /// where the kernel has no live files.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
-    /// let producer = sealed_mmap::CreateOptions::new().build_producer("blank", 80, |bytes| {
-    ///     bytes.fill(b' ');
-    ///     Ok(())
-    /// })?;
-    /// assert_eq!(producer.file().map_live()?.to_vec(..2)?, b"  ");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    pub fn build_producer(
-        &self,
-        name: &str,
-        len: u64,
-        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
-    ) -> io::Result<Producer> {
-        let mut file = self.create_without_exec_seal(name)?;
-        // A map of its own, so that no slice is left when the file is sealed and shared.
-        fill(&mut file.map_mut_with_len(len)?)?;
-        Producer::new(file)
-    }
-
-    /// A file that nobody can execute or open for writing, by its mode and not by a seal: `EXEC`
-    /// beside `FUTURE_WRITE` would cast doubt on `WRITE` (see [`write_seal_is_enforced`]).
-    ///
-    /// [`write_seal_is_enforced`]: crate::seals::write_seal_is_enforced
-    fn create_without_exec_seal(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
-        if self.executable {
-            let message = "a live file cannot be executable";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let unsupported = |message| Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        let always_exec_sealed = "a live file has to do without F_SEAL_EXEC, \
-                                  which the sysctl vm.memfd_noexec=2 puts on every file";
-        let file = match self.executable(true).create(name) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
-                return unsupported(always_exec_sealed);
-            }
-            done => done?,
-        };
-        if get_seals(file.as_file())?.contains(Seals::EXEC) {
-            return unsupported(always_exec_sealed);
-        }
-        sys::set_mode(file.as_file().as_fd(), 0o444)?;
-        Ok(file)
-    }
 }
 
-/// Leaves the offset at 0, so that whoever gets the file as standard input reads from its beginning.
+/// Writes at an explicit offset, so that the file's own offset stays 0: a child that gets the file as
+/// standard input reads from the beginning.
 fn write_whole(file: &SealedFile<Unsealed>, bytes: &[u8]) -> io::Result<()> {
-    file.as_file().write_all_at(bytes, 0)
+    file.file().write_all_at(bytes, 0).map_err(while_doing("fill the file (pwrite)"))
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A draft: the only handle to a file that is being filled.
+impl SealedFile<Unsealed> {
+    /// Creates an empty draft with the default [`CreateOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CreateOptions::create`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let draft = sealed_mmap::SealedFile::create("draft")?;
+    /// assert_eq!(draft.len()?, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "memfd_create")]
+    pub fn create(name: &str) -> io::Result<Self> {
+        CreateOptions::new().create(name)
+    }
+}
+
+/// Immutable files in one call.
+impl SealedFile<ReadOnlySealed> {
+    /// Creates an immutable file that holds `bytes`, with the default [`CreateOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CreateOptions::from_bytes`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn from_bytes(name: &str, bytes: impl AsRef<[u8]>) -> io::Result<Self> {
+        CreateOptions::new().from_bytes(name, bytes)
+    }
+
+    /// Creates an immutable file of `len` bytes, which `fill` writes to a zeroed slice, with the default
+    /// [`CreateOptions`]. See [`CreateOptions::build`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CreateOptions::build`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let file = sealed_mmap::SealedFile::build("greeting", 5, |bytes| {
+    ///     bytes.copy_from_slice(b"hello");
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn build(
+        name: &str,
+        len: u64,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        CreateOptions::new().build(name, len, fill)
     }
 }

@@ -1,11 +1,15 @@
-//! The file, and what its states have in common. Each state's own methods are in a file of its name.
+//! What all states of a file have in common. The methods of one state are in a file of its name.
+#![allow(unsafe_code, reason = "a second handle of a sealed file is as sealed as the first")]
 
 // In the order of a file's life, in which the documentation shows them.
-mod unsealed;
+pub(crate) mod draft;
 
-mod read_only;
+pub(crate) mod immutable;
 
-mod future_write;
+pub(crate) mod live;
+
+pub(crate) mod receive;
+pub(crate) mod sealed;
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -14,63 +18,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
-use crate::receive;
-use crate::state::{Extent, ReadOnlySealed, Sealed, State, Unsealed};
-use crate::sys;
-use crate::{HugePages, SealPolicy, Seals, get_seals};
-
-/// A file in memory, and in its type what the kernel has promised about it.
-///
-/// | state | got by | promised | allowed |
-/// |---|---|---|---|
-/// | [`Unsealed`] | [`create`](Self::create) | nothing; this is the only handle | write, resize, [`map_mut`](SealedFile::map_mut) |
-/// | [`ReadOnlySealed`] | [`seal_read_only`](SealedFile::seal_read_only), [`from_bytes`](SealedFile::from_bytes), [`receive_read_only`](SealedFile::receive_read_only), … | no byte changes, forever | share, clone, [`map_read_only`](SealedFile::map_read_only) → `&[u8]` |
-/// | [`FutureWriteSealed`](crate::FutureWriteSealed) | [`Producer::file`](crate::Producer::file), [`receive_future_write`](SealedFile::receive_future_write) | nobody new writes | share, clone, [`map_live`](SealedFile::map_live) → copies |
-///
-/// The type parameter need not be written: the constructors fix it, and where a type has to be
-/// named, `SealedFile` alone is the immutable file.
-///
-/// # Examples
-///
-/// ```
-/// use sealed_mmap::SealedFile;
-/// use std::io::Write;
-///
-/// let mut draft = SealedFile::create("greeting")?;
-/// draft.write_all(b"hello")?;
-/// let file: SealedFile = draft.seal_read_only()?;
-/// assert_eq!(&file.map_read_only()?[..], b"hello");
-/// # Ok::<(), std::io::Error>(())
-/// ```
-///
-/// A draft cannot be shared:
-///
-/// ```compile_fail,E0277
-/// use std::os::fd::AsFd;
-///
-/// let draft = sealed_mmap::SealedFile::create("draft")?;
-/// let descriptor = AsFd::as_fd(&draft);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-pub struct SealedFile<S: State = ReadOnlySealed> {
-    file: File,
-    known: S::Known,
-}
-
-impl SealedFile<Unsealed> {
-    /// The caller has just created `file` and keeps no other handle to it.
-    pub(crate) fn unsealed(file: File, huge_pages: HugePages) -> Self {
-        Self { file, known: huge_pages }
-    }
-}
+use crate::failure::while_doing;
+use crate::file::sealed::SealedFile;
+use crate::seals::Seals;
+use crate::state::{Sealed, State};
+use crate::sys::{self, Extent};
 
 /// Every state.
 impl<S: State> SealedFile<S> {
-    /// What `fstat(2)` says of the file.
+    /// Returns what `fstat(2)` reports about the file.
     ///
     /// # Errors
     ///
-    /// Those of [`File::metadata`].
+    /// As [`File::metadata`].
     ///
     /// # Examples
     ///
@@ -80,14 +40,14 @@ impl<S: State> SealedFile<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn metadata(&self) -> io::Result<Metadata> {
-        self.file.metadata()
+        self.file().metadata()
     }
 
-    /// The seals that the file carries now: at least [`S::REQUIRED`](State::REQUIRED).
+    /// Returns the seals that the file carries now: at least [`S::REQUIRED`](State::REQUIRED).
     ///
     /// # Errors
     ///
-    /// As [`get_seals`].
+    /// As [`get_seals`](crate::get_seals).
     ///
     /// # Examples
     ///
@@ -100,41 +60,27 @@ impl<S: State> SealedFile<S> {
     /// ```
     #[doc(alias = "F_GET_SEALS")]
     pub fn get_seals(&self) -> io::Result<Seals> {
-        get_seals(&self.file)
-    }
-
-    /// For the modules that make system calls; never handed out.
-    pub(crate) fn as_file(&self) -> &File {
-        &self.file
+        sys::get_seals(self.file().as_fd())
     }
 }
 
 /// Both sealed states.
 impl<S: Sealed> SealedFile<S> {
-    /// The only way into a sealed state. Every caller has seen `F_GET_SEALS` report `S::REQUIRED`
-    /// in a combination that the kernel enforces ([`write_seal_is_enforced`]), and `extent` was
-    /// true of the file then or later. It may be left out, to be asked for when it is needed, where
-    /// the file also cannot grow: the answer is the same whenever it is asked for.
-    ///
-    /// [`write_seal_is_enforced`]: crate::seals::write_seal_is_enforced
-    pub(crate) fn confirmed(file: File, extent: Option<Extent>) -> Self {
-        Self { file, known: extent }
-    }
-
     pub(crate) fn extent(&self) -> io::Result<Extent> {
-        match self.known {
+        match self.known_extent() {
             Some(extent) => Ok(extent),
             None => sys::extent(self.as_fd(), &sys::stat(self.as_fd())?),
         }
     }
 
-    /// The length in bytes, as it was found when the seals had been confirmed. A file without
-    /// [`Seals::GROW`] may have become longer since; what was added is not mapped, though reading
-    /// and seeking show the file as it is now.
+    /// Returns the length in bytes, as it was found after the seals had been confirmed.
+    ///
+    /// A file without [`Seals::GROW`] may have grown since. Reading and seeking reach the bytes that were
+    /// added; maps do not.
     ///
     /// # Errors
     ///
-    /// Those of `fstat(2)`, which is asked only if nobody knew the length when the file was sealed.
+    /// Those of `fstat(2)`, which is called only if the length was not yet known when the file was sealed.
     ///
     /// # Examples
     ///
@@ -147,7 +93,7 @@ impl<S: Sealed> SealedFile<S> {
         Ok(self.extent()?.len)
     }
 
-    /// Whether [`len`](Self::len) is 0.
+    /// Returns whether [`len`](Self::len) is 0.
     ///
     /// # Errors
     ///
@@ -163,7 +109,7 @@ impl<S: Sealed> SealedFile<S> {
         Ok(self.len()? == 0)
     }
 
-    /// A second descriptor of the same open file: it shares the offset, and is close-on-exec.
+    /// Duplicates the descriptor, close-on-exec. Both descriptors share one description, and so one offset.
     ///
     /// # Errors
     ///
@@ -178,25 +124,29 @@ impl<S: Sealed> SealedFile<S> {
     /// ```
     #[doc(alias = "dup")]
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, known: self.known })
+        let same_file = self
+            .file()
+            .try_clone()
+            .map_err(while_doing("duplicate the descriptor (F_DUPFD_CLOEXEC)"))?;
+        // SAFETY: it is another descriptor of the file that `self` makes the same statements of, and
+        // seals are never removed.
+        Ok(unsafe { Self::sealed(same_file, self.known_extent()) })
     }
 
-    /// Opens the same file anew, read-only (and `O_NONBLOCK`, which means nothing to such a file) and
-    /// with an offset of its own, at 0.
+    /// Reopens the file as a description of its own: read-only, with its offset at 0, and `O_NONBLOCK`,
+    /// which has no effect on such a file.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: `/proc` is not mounted, or leads to another file.
-    /// * `EACCES`: the mode bits, or a security policy, do not let this user open it. SELinux as
-    ///   Android has it may keep apps from opening any memfd anew.
-    /// * `InvalidData`: meanwhile somebody has added seals, or length, with which it would not be
-    ///   received any more either (see [`Refusal`](crate::Refusal)).
+    /// * `EACCES`: the mode bits, or a security policy, do not let this user open the file. Android's
+    ///   SELinux policy may keep apps from reopening any memfd.
     /// * `WouldBlock`: somebody holds a write lease on the file (`F_SETLEASE`).
     /// * `EMFILE`, `ENFILE`: no descriptor left.
     ///
     /// # Platform-specific
     ///
-    /// Needs `/proc/self/fd`. Always `Unsupported` on FreeBSD.
+    /// Requires `/proc/thread-self/fd` (Linux 3.17). Always `Unsupported` on FreeBSD.
     ///
     /// # Examples
     ///
@@ -210,95 +160,139 @@ impl<S: Sealed> SealedFile<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn reopen(&self) -> io::Result<Self> {
-        let fd = sys::reopen(self.as_fd(), false)?;
-        // Judged like a stranger's, so that nothing rests on /proc having told the truth.
-        let as_long = SealPolicy::new().allow_hugetlb(true).len(self.len()?..);
-        receive::verify::<S>(fd.as_fd(), &as_long)?;
-        Ok(Self { file: fd.into(), known: self.known })
+        let same_file = sys::reopen(self.as_fd(), false)?;
+        // SAFETY: as in `try_clone`; `sys::reopen` has compared device and inode.
+        Ok(unsafe { Self::sealed(same_file.into(), self.known_extent()) })
     }
 }
 
+/// For logs: the state, the descriptor and, where the kernel reports them, name, length and seals.
 impl<S: State> fmt::Debug for SealedFile<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealedFile")
-            .field("state", &format_args!("{}", S::NAME))
-            .field("fd", &self.file.as_raw_fd())
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("SealedFile");
+        debug.field("state", &format_args!("{}", S::NAME)).field("fd", &self.file().as_raw_fd());
+        if let Some(name) = sys::name(self.file().as_fd()) {
+            debug.field("name", &name);
+        }
+        if let Ok(metadata) = self.metadata() {
+            debug.field("len", &metadata.len());
+        }
+        if let Ok(seals) = self.get_seals() {
+            debug.field("seals", &format_args!("{seals}"));
+        }
+        debug.finish()
     }
 }
 
+/// Reads at the offset of the description. Every clone shares that offset, and so do the sender and every
+/// process that received the descriptor. A hostile sender can move the offset between two reads. So
+/// validate and use the bytes of a foreign file on a map, with [`read_at`](FileExt::read_at), or on a
+/// [description of its own](SealedFile::reopen).
 impl<S: State> Read for SealedFile<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buffer)
+        (&*self).read(buffer)
     }
 
     fn read_vectored(&mut self, buffers: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
-        self.file.read_vectored(buffers)
+        (&*self).read_vectored(buffers)
     }
 
     fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        self.file.read_to_end(buffer)
+        (&*self).read_to_end(buffer)
     }
 
     fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
-        self.file.read_to_string(buffer)
+        (&*self).read_to_string(buffer)
     }
 }
 
+/// As [`Read for SealedFile`](#impl-Read-for-SealedFile<S>).
+impl<S: State> Read for &SealedFile<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file().read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+        self.file().read_vectored(buffers)
+    }
+
+    fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        self.file().read_to_end(buffer)
+    }
+
+    fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
+        self.file().read_to_string(buffer)
+    }
+}
+
+/// Moves the description's offset, which [clones and receivers share](#impl-Read-for-SealedFile<S>).
 impl<S: State> Seek for SealedFile<S> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
-        self.file.seek(position)
+        self.file().seek(position)
     }
 }
 
-/// Reading at an offset, in every state. Writing succeeds only while the file is [`Unsealed`];
-/// afterwards it is `EPERM`, `EBADF` through a read-only descriptor, `EINVAL` on hugetlb pages.
+/// Moves the description's offset, which [clones and receivers share](#impl-Read-for-SealedFile<S>).
+impl<S: State> Seek for &SealedFile<S> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file().seek(position)
+    }
+}
+
+/// Reads at an offset, in every state. Writing succeeds only on a draft. On a sealed file it fails with
+/// `EPERM`, or with `EBADF` through a read-only descriptor. On hugetlb pages it always fails with `EINVAL`.
 impl<S: State> FileExt for SealedFile<S> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
+        self.file().read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.file.write_at(bytes, offset).map_err(|error| S::explain_write(self.known, error))
+        self.file()
+            .write_at(bytes, offset)
+            .map_err(|error| draft::explain_write(self.pages(), error))
     }
 }
 
 impl<S: Sealed> AsFd for SealedFile<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file().as_fd()
     }
 }
 
 impl<S: Sealed> AsRawFd for SealedFile<S> {
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.file().as_raw_fd()
     }
 }
 
 /// Leaves the typestate.
 impl<S: State> From<SealedFile<S>> for File {
     fn from(file: SealedFile<S>) -> Self {
-        file.file
+        file.into_inner()
     }
 }
 
 /// Leaves the typestate.
 impl<S: State> From<SealedFile<S>> for OwnedFd {
     fn from(file: SealedFile<S>) -> Self {
-        file.file.into()
+        file.into_inner().into()
     }
 }
 
 /// Leaves the typestate.
 impl<S: State> IntoRawFd for SealedFile<S> {
     fn into_raw_fd(self) -> RawFd {
-        self.file.into_raw_fd()
+        self.into_inner().into_raw_fd()
     }
 }
 
 /// Leaves the typestate: the file becomes a child's standard input, output or error.
+///
+/// The child reads from the offset of the description, which is 0 after sealing. Clones share the offset,
+/// so each of two children with clones gets only a part. Give each child a
+/// [description of its own](SealedFile::reopen).
 impl<S: State> From<SealedFile<S>> for Stdio {
     fn from(file: SealedFile<S>) -> Self {
-        file.file.into()
+        file.into_inner().into()
     }
 }

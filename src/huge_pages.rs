@@ -1,12 +1,6 @@
 //! Pages larger than plain ones.
 
-use std::io;
-
-use thiserror::Error;
-
-use crate::sys;
-
-/// The pages that a file is made of.
+/// The size of the pages that a file is made of.
 ///
 /// # Examples
 ///
@@ -26,59 +20,21 @@ pub enum HugePages {
     /// Plain pages.
     #[default]
     None,
-    /// Transparent huge pages, where the kernel gives them on advice
+    /// Transparent huge pages, where the kernel uses them on advice
     /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise`). Under any other setting
-    /// this is the same as [`None`](Self::None): the kernel uses them whenever it can, or never.
+    /// this is the same as [`None`](Self::None): the kernel uses them whenever it can, or never. The
+    /// setting is read for each file.
     Transparent,
-    /// Pages of the hugetlb pool, of the kernel's default size or of the one named. Such a file
-    /// cannot be filled with `write(2)`, but with [`map_mut`](crate::SealedFile::map_mut) or the
-    /// one-call writers; its length is a multiple of the page size, and the receiver has to
-    /// [allow it](crate::SealPolicy::allow_hugetlb).
+    /// Pages of the hugetlb pool, of the size named or else of the kernel's default size.
+    ///
+    /// Such a file cannot be filled with `write(2)`; use [`map_mut`](crate::SealedFile::map_mut) or the
+    /// one-call writers. Its length is a multiple of the page size. The receiver has to
+    /// [allow hugetlb files](crate::SealPolicy::allow_hugetlb).
     HugeTlb(Option<HugePageSize>),
 }
 
-impl HugePages {
-    /// Plain pages are filled fastest with `write(2)`, which never uses huge pages on advice and
-    /// does not work on hugetlbfs.
-    pub(crate) fn are_filled_through_a_mapping(self, len: u64) -> bool {
-        /// No huge page of any processor is smaller.
-        const SMALLEST: u64 = 1 << 20;
-        match self {
-            Self::None => false,
-            Self::Transparent => len >= SMALLEST && sys::huge_pages_on_advice(),
-            Self::HugeTlb(_) => true,
-        }
-    }
-
-    /// hugetlbfs answers a bare `EINVAL` to what it cannot do.
-    pub(crate) fn explain(self, error: io::Error, what: &'static str) -> io::Error {
-        match (self, error.kind()) {
-            (Self::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
-            _ => error,
-        }
-    }
-
-    /// hugetlbfs says "no space left on device" or "out of memory" when its pool is empty.
-    pub(crate) fn explain_lack(self, error: io::Error) -> io::Error {
-        use io::ErrorKind::{OutOfMemory, StorageFull};
-        match (self, error.kind()) {
-            (Self::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {
-                io::Error::new(kind, TooFewHugePages(error))
-            }
-            _ => error,
-        }
-    }
-}
-
-#[derive(Debug, Error)]
-#[error(
-    "too few hugetlb pages are free; more of the default size are added in \
-     /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages"
-)]
-struct TooFewHugePages(#[source] io::Error);
-
 /// The sizes of hugetlb pages that the kernel has a name for (`<asm-generic/hugetlb_encode.h>`).
-/// Which of them can be had depends on the processor and on how the kernel was started.
+/// Which sizes are available depends on the processor and on the kernel's boot parameters.
 ///
 /// # Examples
 ///
@@ -119,7 +75,7 @@ pub enum HugePageSize {
 }
 
 impl HugePageSize {
-    /// The size of one page, in bytes.
+    /// Returns the size of one page, in bytes.
     ///
     /// # Examples
     ///

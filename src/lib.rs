@@ -1,43 +1,32 @@
 //! Shared memory that is safe to read: `&[u8]` over memory that the kernel has promised not to change.
 //!
-//! Mapping a file is `unsafe` in Rust because another process could write to it, or cut it off,
-//! while a slice of it is alive. A file in memory (*memfd*) that carries the kernel's *seals*
-//! against writing and shrinking can never change again, in any process. This crate turns that
-//! promise into a type, [`SealedFile`], which hands out a `&[u8]` of a shared file only once the
-//! kernel has confirmed the seals.
+//! Mapping a file is `unsafe` in Rust: another process could write to the file, or shorten it, while a
+//! slice of it is alive. The kernel can rule that out. A file in memory (*memfd*) that is *sealed*
+//! against writing and shrinking never changes again, in any process. [`SealedFile`] turns that promise
+//! into a type, which hands out a `&[u8]` only after the kernel has confirmed the seals.
 //!
 //! Use it to
 //!
-//! * read a message from a peer that you do not trust in place, without copying and without `unsafe`;
-//! * make a value once and share it with any number of processes;
-//! * turn whatever a descriptor leads to into bytes that stay as they are.
+//! * read a message from an untrusted peer in place, without copying and without `unsafe`;
+//! * make a value once, and share it with any number of processes;
+//! * turn whatever a descriptor refers to into bytes that stay as they are.
 //!
-//! It does not map files on disk (they can only be copied in), and it is not for memory that both
-//! sides write. And a pipe or a socket hands fresh bytes to one reader faster: sealing
-//! pays where bytes are kept, shared as one copy, or read only in part, where they are large, or where
-//! the reader should not need room for a copy.
+//! The crate does not map files on disk (it can copy them in), and it is not for memory that both sides
+//! write. For one reader that reads once, a pipe or a socket is faster. Sealing pays where bytes are
+//! kept, shared as one copy, or read only in part, where they are large, or where the reader should not
+//! need room for a copy.
 //!
-//! # Example
+//! # Glossary
 //!
-//! ```
-//! use sealed_mmap::{SealPolicy, SealedFile};
-//! use std::io::Write;
-//! use std::os::fd::OwnedFd;
-//!
-//! // A writer fills a file that nobody else has, and gives up the right to change it.
-//! let mut draft = SealedFile::create("frame")?; // SealedFile<Unsealed>
-//! draft.write_all(b"some pixels")?;
-//! let frame = draft.seal_read_only()?; // SealedFile<ReadOnlySealed>
-//!
-//! // The descriptor goes to another process, over a socket or as a child's standard input …
-//! let descriptor = OwnedFd::from(frame);
-//!
-//! // … which need not trust where it came from.
-//! let frame = SealedFile::receive_read_only(descriptor, &SealPolicy::untrusted(1 << 20))?;
-//! let pixels = frame.map_read_only()?; // Deref<Target = [u8]>, Send + Sync + 'static
-//! assert_eq!(&pixels[5..], b"pixels");
-//! # Ok::<(), std::io::Error>(())
-//! ```
+//! | word | meaning |
+//! |---|---|
+//! | *draft* | `SealedFile<Unsealed>`: a file that is being filled, and that nobody else has |
+//! | *immutable* file | `SealedFile<ReadOnlySealed>`, or `SealedFile` for short: a file that never changes again |
+//! | *live* file | `SealedFile<FutureWriteSealed>`: a file that one producer goes on writing while others read it |
+//! | *description* | what the kernel creates when a file is opened: it has the access mode and the offset |
+//! | *descriptor* | a process's number for a description; duplicates, and what other processes receive, refer to the same description |
+//! | *hole* | a part of a file that was never written; reading it through a map allocates memory, and can end the process if there is none |
+//! | *pin* | to hold pages in place for I/O (io_uring buffers, `vmsplice(2)`, udmabuf); a file with pinned pages cannot be sealed against writing |
 //!
 //! # I want to …
 //!
@@ -46,17 +35,18 @@
 //! | share bytes that I have | [`SealedFile::from_bytes`] |
 //! | make shared bytes | [`SealedFile::build`]; in place: [`create`](SealedFile::create), [`map_mut`](SealedFile::map_mut), [`seal_read_only`](SealedFile::seal_read_only) |
 //! | share what a file, pipe or socket holds | [`SealedFile::copy_of`] |
+//! | have the file filled by a program without this crate | [`into_file`](SealedFile::into_file), then [`adopt_read_only`](SealedFile::adopt_read_only) |
 //! | choose huge pages, or an executable file | [`CreateOptions`] |
 //! | send and receive descriptors | [`socket`] |
-//! | take an immutable file from a peer | [`SealedFile::receive_read_only`] with [`SealPolicy::untrusted`] |
-//! | take a file and seal it myself | [`SealedFile::adopt_read_only`] |
-//! | take any file, copying where it is not sealed | [`SealedFile::receive_or_copy`] |
-//! | read it | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
-//! | go on writing while others watch | [`Producer`] |
+//! | receive an immutable file from a peer | [`SealedFile::receive_read_only`] with [`SealPolicy::untrusted`] |
+//! | receive a file and seal it myself | [`SealedFile::adopt_read_only`] |
+//! | accept any file, copying it if it is not sealed | [`SealedFile::receive_or_copy`] |
+//! | read an immutable file | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
+//! | go on writing while others read | [`Producer`] |
 //! | publish the newest value of something | [`latest`] |
-//! | watch what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
+//! | read what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
-//! | look at or add seals by hand | [`get_seals`], [`add_seals`] |
+//! | look at seals, or add them, by hand | [`get_seals`], [`add_seals`] |
 //!
 //! [Which to use](latest#which-to-use) compares immutable files, live files and newest values.
 //!
@@ -77,23 +67,73 @@
 //!
 //! | state | promised | not promised | allowed |
 //! |---|---|---|---|
-//! | [`Unsealed`] | this value is the only handle | – | write, resize, `&mut [u8]`; no sharing |
-//! | [`ReadOnlySealed`] | no byte changes and the length cannot fall, in any process, forever | that every page is in memory | share, clone, `&[u8]` |
-//! | [`FutureWriteSealed`] | the length cannot fall; only mappings made before the seal, such as a [`Producer`]'s, can write | that the bytes stay | share, clone, copy bytes out; never `&[u8]` |
+//! | [`Unsealed`] | this value is the only handle to the file | – | write, resize, `&mut [u8]`; no sharing |
+//! | [`ReadOnlySealed`] | no byte changes and the file cannot shrink, in any process, forever | that every page is in memory | share, clone, `&[u8]` |
+//! | [`FutureWriteSealed`] | the file cannot shrink; only mappings made before the seal, such as a [`Producer`]'s, can write | that the bytes stay as they are | share, clone, copy bytes out; never `&[u8]` |
 //!
-//! A transition consumes the value. One that fails gives it back inside the error, contents and
-//! offset intact; `?` into an [`io::Result`](std::io::Result) keeps the errno and drops the value and
-//! the explanation. The type parameter need not be written: `SealedFile` alone is the immutable file,
-//! and the constructors fix the rest.
+//! A transition consumes the value. A transition that fails gives the same value back inside the error,
+//! contents and offset intact.
+//!
+//! # Example
+//!
+//! Through all states:
+//!
+//! ```
+//! # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+//! use sealed_mmap::{Producer, SealPolicy, SealedFile};
+//! use std::io::Write;
+//!
+//! // A draft: nobody else has the file. Sealing it gives up the right to change it.
+//! let mut draft = SealedFile::create("frame")?; // SealedFile<Unsealed>
+//! draft.write_all(b"some pixels")?;
+//! let frame = draft.seal_read_only()?; // SealedFile<ReadOnlySealed>
+//!
+//! // The descriptor goes to another process, over a socket or as a child's standard input. The
+//! // receiver need not trust the sender.
+//! let frame = SealedFile::receive_read_only(frame, &SealPolicy::untrusted(1 << 20))?;
+//! let pixels = frame.map_read_only()?; // Deref<Target = [u8]>, Send + Sync + 'static
+//! assert_eq!(&pixels[5..], b"pixels");
+//!
+//! // A live file: its producer goes on writing, and a receiver copies out what is there.
+//! let mut producer = Producer::create("subtitles", 13)?;
+//! let sent = producer.file().try_clone()?; // SealedFile<FutureWriteSealed>
+//! let live = SealedFile::receive_future_write(sent, &SealPolicy::new())?;
+//! let watched = live.map_live()?;
+//! producer.write_at(0, b"Hello, world!")?;
+//! assert_eq!(watched.to_vec(..5)?, b"Hello");
+//!
+//! // Once it is finished, the same file is immutable, for its receivers, too.
+//! let finished = producer.finish()?; // SealedFile<ReadOnlySealed>
+//! let received = SealedFile::receive_read_only(live, &SealPolicy::new())?;
+//! assert_eq!(received.map_read_only()?, finished.map_read_only()?);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Errors
+//!
+//! A transition that fails returns a [`SealError`], with the file. A receiver that refuses a file returns
+//! a [`ReceiveError`], with the descriptor. Both say why.
+//!
+//! In a function that returns [`io::Result`](std::io::Result), `?` converts both. The conversion drops
+//! the file or the descriptor, and keeps the explanation: `Display` and `Debug` print it, `kind()` is
+//! the errno's, and `source()` leads to the errno's [`io::Error`](std::io::Error). The boxed error is a
+//! `SealError<()>` or a `ReceiveError<()>`, and can be downcast to.
+//!
+//! A system call that a sandbox denies (`EPERM`, `EACCES`, `ENOSYS`) is reported as an error of the
+//! errno's kind that says what was being done; its `source()` is the errno's error. The only exceptions
+//! are errnos that have a meaning of their own for that call. They are listed with the item.
 //!
 //! # What is not promised
 //!
 //! Seals hold against every process that goes through the kernel's ordinary calls. They do not hold
-//! against `ptrace(2)` or `/proc/self/mem` (which reach drafts, and this process's own view where
-//! the kernel only allows a private mapping), root loading a module, or broken memory. Nor do they
-//! promise memory: reading a page that was never written can end the process (`SIGBUS`), unless it is
+//! against `ptrace(2)` and `/proc/self/mem` (which reach drafts, and this process's own view where the
+//! kernel allows only a private mapping), against root loading a module, or against broken memory. Nor
+//! do seals promise memory: reading a hole can end the process (`SIGBUS`), unless its memory is
 //! [reserved](SealPolicy::reserve).
-//! [`soundness`] has the argument in full, with its sources, and what is left to you.
+//!
+//! [`soundness`] has the argument in full, with its sources, and what is left to you. The promise is as
+//! good as the kernel that makes it: [known holes in kernels](soundness#known-holes-in-kernels) lists
+//! the faults that broke it, and what an operator can do.
 //!
 //! # Platforms
 //!
@@ -101,20 +141,22 @@
 //! |---|---|
 //! | Linux | the guarantees are claimed from 5.4 on, and tested on kernels from 5.10 to 7.3 |
 //! | Android | the same kernel; compiled, not tested |
-//! | FreeBSD | as far as it goes: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/self/fd`; compiled, not tested |
+//! | FreeBSD | as far as it goes: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/thread-self/fd`; compiled, not tested |
 //! | others | the build stops |
 
 #[cfg(doctest)]
 mod compile_fail;
 mod copy;
 mod create;
-mod error;
+mod failure;
 mod file;
 mod huge_pages;
 pub mod latest;
 mod live;
 mod map;
-mod receive;
+mod policy;
+mod producer;
+mod sealing;
 mod seals;
 pub mod socket;
 pub mod soundness;
@@ -122,13 +164,16 @@ mod state;
 mod sys;
 
 pub use create::CreateOptions;
-pub use error::{OutOfBounds, ReceiveError, Refusal, SealError, SealFailure};
-pub use file::SealedFile;
+pub use file::draft::SealError;
+pub use file::receive::ReceiveError;
+pub use file::sealed::SealedFile;
 pub use huge_pages::{HugePageSize, HugePages};
-pub use live::{LiveMap, Producer};
-pub use map::{ReadOnlyMap, UnsealedMap};
-pub use receive::SealPolicy;
-pub use seals::{Seals, add_seals, get_seals};
+pub use live::LiveMap;
+pub use map::{OutOfBounds, ReadOnlyMap, UnsealedMap};
+pub use policy::{Refusal, SealPolicy};
+pub use producer::Producer;
+pub use sealing::{SealFailure, add_seals, get_seals};
+pub use seals::Seals;
 pub use state::{FutureWriteSealed, ReadOnlySealed, Sealed, State, Unsealed};
 
 #[cfg(doctest)]

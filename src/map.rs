@@ -1,24 +1,34 @@
-//! Mappings, and the unsafe code that makes and views them. Its obligations are argued at length in
-//! [`soundness`](crate::soundness).
-#![allow(unsafe_code, reason = "mmap(2) and madvise(2) are unsafe; the seals discharge them")]
+//! Mappings, and the unsafe code that makes and views them. [`soundness`](crate::soundness) argues its
+//! obligations at length.
+#![allow(
+    unsafe_code,
+    reason = "mmap(2) and madvise(2) are unsafe; the callers' files discharge them"
+)]
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::slice;
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
+use rustix::io::Errno;
 use rustix::mm::Advice;
+use thiserror::Error;
 
-use crate::state::{Extent, ReadOnlySealed, Unsealed};
-use crate::sys::{self, advice};
-use crate::{OutOfBounds, SealedFile};
+use crate::failure::while_doing;
+use crate::sys::{self, Extent, advice};
 
-/// The whole of an unsealed file as `&mut [u8]`, from [`SealedFile::map_mut`].
+/// The whole of a draft as `&mut [u8]`, from [`SealedFile::map_mut`](crate::SealedFile::map_mut).
 ///
-/// It borrows the file, so that nothing else can touch the file through this crate until it is
-/// dropped, and sealing has to wait for that. A child of `fork(2)` does not inherit it.
+/// The map borrows the draft. Until the map is dropped, nothing else can touch the file through this
+/// crate, and the draft cannot be sealed. A child of `fork(2)` does not inherit the map.
 ///
 /// # Examples
 ///
@@ -32,42 +42,44 @@ use crate::{OutOfBounds, SealedFile};
 pub struct UnsealedMap<'a> {
     /// `None` for an empty file, which cannot be mapped.
     map: Option<MmapMut>,
-    file: PhantomData<&'a mut SealedFile<Unsealed>>,
+    file: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> UnsealedMap<'a> {
-    /// Maps the first `len` bytes, which the file is extended to hold if it is shorter, and
-    /// reserves memory for all of them.
-    pub(crate) fn new(file: &'a mut SealedFile<Unsealed>, len: u64) -> io::Result<Self> {
+    /// Maps the first `len` bytes, and reserves memory for all of them. A shorter file is extended.
+    ///
+    /// # Safety
+    ///
+    /// For as long as `'a`, nothing else in this process reads, writes, maps or resizes the file, and
+    /// no other process has it.
+    pub(crate) unsafe fn new(
+        file: &'a File,
+        len: u64,
+        prefer_huge_pages: bool,
+    ) -> io::Result<Self> {
         let map_len = address_space(len)?;
         if map_len == 0 {
             return Ok(Self { map: None, file: PhantomData });
         }
-        let file: &SealedFile<Unsealed> = file;
-        let fd = file.as_file();
-        let reserve =
-            || sys::reserve(fd.as_fd(), len).map_err(|error| file.explain_lack_of_memory(error));
         // Memory that is there already stays in small pages, whatever is advised later.
-        let huge_pages_first = file.wants_transparent_huge_pages();
-        if huge_pages_first {
+        if prefer_huge_pages {
             sys::fits_memory(len)?;
         } else {
-            reserve()?;
+            sys::reserve(file.as_fd(), len)?;
         }
         // SAFETY: `MmapOptions::map_mut` requires that the file is not modified behind the slice's
-        // back, in or out of process. This process: `SealedFile<Unsealed>` hands out no descriptor
-        // and cannot be cloned, and `file` is borrowed exclusively for as long as this value lives.
-        // Other processes: the descriptor was never sent and is close-on-exec; a forked child does
-        // not get the mapping (below). The length stays, for only `set_len(&mut self)` changes it.
-        // Whoever may trace this process is out of scope, as for any other memory of it.
-        let map = unsafe { MmapOptions::new().len(map_len).map_mut(fd) }?;
-        advice::DONT_FORK.map_or(Ok(()), |dont_fork| advise(&map, dont_fork))?;
-        if huge_pages_first {
+        // back, in or out of process: this function's obligation. A forked child does not get the
+        // mapping (below). Nobody makes the file shorter, so no access lies beyond its end.
+        let map = unsafe { MmapOptions::new().len(map_len).map_mut(file) }.map_err(explain)?;
+        // SAFETY: it is one live mapping, whole.
+        unsafe { keep_from_children(map.as_ptr(), map.len()) }?;
+        if prefer_huge_pages {
             // Both only make huge pages more likely; what counts is the reservation.
             for preference in [advice::HUGE_PAGE, advice::POPULATE_WRITE].into_iter().flatten() {
-                let _ = advise(&map, preference);
+                // SAFETY: as above.
+                let _ = unsafe { advise(map.as_ptr(), map.len(), preference) };
             }
-            reserve()?;
+            sys::reserve(file.as_fd(), len)?;
         }
         Ok(Self { map: Some(map), file: PhantomData })
     }
@@ -77,13 +89,13 @@ impl Deref for UnsealedMap<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        self.map.as_deref().unwrap_or(empty())
     }
 }
 
 impl DerefMut for UnsealedMap<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.map.as_deref_mut().unwrap_or_default()
+        self.map.as_deref_mut().unwrap_or(empty_mut())
     }
 }
 
@@ -107,13 +119,23 @@ impl fmt::Debug for UnsealedMap<'_> {
 
 /// Bytes of an immutable file, from [`SealedFile::map_read_only`] or [`SealedFile::map_range`].
 ///
-/// It owns its mapping: the file may be dropped, and the map moved to other threads or kept
-/// forever. The slice is page-aligned if the range begins at a page boundary of the file and is not
-/// empty.
+/// The map owns its mapping: the file may be dropped, and the map may move to other threads or live
+/// forever. It compares, sorts and hashes by its bytes.
 ///
-/// Touching a page that the sender never wrote takes memory, and if there is none the kernel ends
-/// the process with `SIGBUS`: [`SealedFile::reserve`] turns that into an error beforehand. What
-/// remains is a page that broke in hardware and a failed read from swap.
+/// # Alignment
+///
+/// A slice of the whole file, or of a range that begins at a page boundary, begins at a page boundary. A
+/// slice of another range begins as many bytes behind a page boundary as the range does. An empty slice
+/// begins at a page boundary, too, at a multiple of 64 KiB. So whether a cast to an aligned type succeeds
+/// (`bytemuck`, `zerocopy`, Arrow) depends on the offset alone, and not on the length.
+///
+/// # Memory
+///
+/// Touching a hole allocates memory. If there is none, the kernel ends the process with `SIGBUS`;
+/// [`SealedFile::reserve`] turns that into an error beforehand. What remains is a page that broke in
+/// hardware, and a failed read from swap.
+///
+/// A core dump contains the map, and reads all of it: see [core dumps](crate::soundness#core-dumps).
 ///
 /// # Examples
 ///
@@ -123,72 +145,74 @@ impl fmt::Debug for UnsealedMap<'_> {
 /// assert_eq!(length, 5);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// [`SealedFile::map_read_only`]: crate::SealedFile::map_read_only
+/// [`SealedFile::map_range`]: crate::SealedFile::map_range
+/// [`SealedFile::reserve`]: crate::SealedFile::reserve
 pub struct ReadOnlyMap {
     /// `None` for an empty range, which cannot be mapped.
     map: Option<Mmap>,
-    /// What was asked for, within `map`.
+    /// The requested range, within `map`.
     range: Range<usize>,
 }
 
 impl ReadOnlyMap {
-    /// `extent` is the file's own.
-    pub(crate) fn new(
-        file: &SealedFile<ReadOnlySealed>,
-        extent: Extent,
-        offset: u64,
-        len: u64,
-    ) -> io::Result<Self> {
-        let out_of_bounds = OutOfBounds { offset, len, size: extent.len };
-        let end = offset.checked_add(len).filter(|end| *end <= extent.len).ok_or(out_of_bounds)?;
-        if len == 0 {
+    /// Maps a range that lies within the file.
+    ///
+    /// # Safety
+    ///
+    /// The file carries F_SEAL_WRITE and F_SEAL_SHRINK, the kernel enforces them, and the file has been
+    /// as long as `extent` says at some time since.
+    pub(crate) unsafe fn new(file: &File, extent: Extent, range: Range<u64>) -> io::Result<Self> {
+        if range.is_empty() {
             return Ok(Self { map: None, range: 0..0 });
         }
         // Mappings begin at a page, and those of hugetlbfs end at one too. How large a page is is not
         // asked: on old kernels that takes a descriptor, and panics where there is none.
-        const LARGEST_PAGE: u64 = 64 << 10;
-        let map_offset = offset - offset % extent.huge_page.unwrap_or(LARGEST_PAGE);
-        let map_end = end.next_multiple_of(extent.huge_page.unwrap_or(1));
+        let map_offset =
+            range.start - range.start % extent.huge_page.unwrap_or(LARGEST_PAGE as u64);
+        let map_end = range.end.next_multiple_of(extent.huge_page.unwrap_or(1));
         let map_len = address_space(map_end - map_offset)?;
-        let start = (offset - map_offset) as usize;
+        let start = (range.start - map_offset) as usize;
+        let end = (range.end - map_offset) as usize;
 
         let mut options = MmapOptions::new();
         options.offset(map_offset).len(map_len);
         // SAFETY: `MmapOptions::map` requires that the file is not modified or truncated while the
-        // map lives, in or out of process. `SealedFile<ReadOnlySealed>` exists only for files whose
-        // F_SEAL_WRITE and F_SEAL_SHRINK the kernel has confirmed and enforces. fcntl(2) on the
-        // former: "you cannot modify the contents of the file", and on the latter: "the file in
-        // question cannot be reduced in size"; "once set, seals cannot be removed". `extent` was
-        // observed after that, or is what this crate wrote while it alone had the file (draft to
-        // sealed, `seal_with_len`), and the range lies within it.
-        let shared = unsafe { options.map(file.as_file()) };
+        // map lives, in or out of process. By this function's obligation it carries two seals, of which
+        // fcntl(2) says: F_SEAL_WRITE, "you cannot modify the contents of the file"; F_SEAL_SHRINK,
+        // "the file in question cannot be reduced in size"; "once set, seals cannot be removed". The
+        // length was seen after that or is that of a file which nobody else had, and the range lies
+        // within it.
+        let shared = unsafe { options.map(file) };
         let map = match shared {
             // Kernels before 6.7 (some before a backport) refuse every shared mapping of a writable
             // descriptor of a file with F_SEAL_WRITE.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if extent.huge_page.is_some() {
                     // A private mapping would take its pages from the pool a second time.
-                    let read_only = file.reopen()?;
-                    // SAFETY: as above, for `reopen` returns the same type.
-                    unsafe { options.map(read_only.as_file()) }?
+                    let read_only = File::from(sys::reopen(file.as_fd(), false)?);
+                    // SAFETY: as above, for `sys::reopen` opens the same file (device and inode).
+                    unsafe { options.map(&read_only) }
                 } else {
                     // SAFETY: as above; a private mapping that is not written shows the file's pages.
-                    unsafe { options.map_copy_read_only(file.as_file()) }?
+                    unsafe { options.map_copy_read_only(file) }
                 }
             }
-            done => done?,
+            done => done,
         };
-        Ok(Self { map: Some(map), range: start..start + len as usize })
+        Ok(Self { map: Some(map.map_err(explain)?), range: start..end })
     }
 
-    /// Takes the page faults now rather than on first access, for speed.
+    /// Populates the page tables now, for speed, so that the first access to a page causes no page fault.
     ///
-    /// This does not make access safe from running out of memory: pages that nobody wrote can be
-    /// dropped again. Only [`SealedFile::reserve`] lasts.
+    /// This does not keep access from running out of memory: pages that nobody wrote can be dropped
+    /// again. Only [`SealedFile::reserve`](crate::SealedFile::reserve) lasts.
     ///
     /// # Errors
     ///
     /// * `Unsupported`: before Linux 5.14, and on FreeBSD.
-    /// * `EFAULT`, `ENOMEM`: no memory, where access would have been a `SIGBUS`.
+    /// * `EFAULT`, `ENOMEM`: no memory, where access would have raised `SIGBUS`.
     ///
     /// # Examples
     ///
@@ -207,7 +231,8 @@ impl ReadOnlyMap {
             io::Error::new(io::ErrorKind::Unsupported, message)
         };
         let advice = advice::POPULATE_READ.ok_or_else(unsupported)?;
-        advise(map, advice).map_err(|error| match error.kind() {
+        // SAFETY: it is one live mapping, whole.
+        unsafe { advise(map.as_ptr(), map.len(), advice) }.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => unsupported(),
             _ => error,
         })
@@ -220,7 +245,7 @@ impl Deref for ReadOnlyMap {
     fn deref(&self) -> &[u8] {
         match &self.map {
             Some(map) => &map[self.range.clone()],
-            None => &[],
+            None => empty(),
         }
     }
 }
@@ -228,6 +253,103 @@ impl Deref for ReadOnlyMap {
 impl AsRef<[u8]> for ReadOnlyMap {
     fn as_ref(&self) -> &[u8] {
         self
+    }
+}
+
+impl Borrow<[u8]> for ReadOnlyMap {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl<'a> IntoIterator for &'a ReadOnlyMap {
+    type Item = &'a u8;
+    type IntoIter = slice::Iter<'a, u8>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+// By their bytes, as `Borrow` requires.
+
+impl PartialEq for ReadOnlyMap {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for ReadOnlyMap {}
+
+impl PartialOrd for ReadOnlyMap {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ReadOnlyMap {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self[..].cmp(&other[..])
+    }
+}
+
+impl Hash for ReadOnlyMap {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self[..].hash(state);
+    }
+}
+
+impl PartialEq<[u8]> for ReadOnlyMap {
+    fn eq(&self, other: &[u8]) -> bool {
+        self[..] == *other
+    }
+}
+
+impl PartialEq<&[u8]> for ReadOnlyMap {
+    fn eq(&self, other: &&[u8]) -> bool {
+        self[..] == **other
+    }
+}
+
+impl<const N: usize> PartialEq<[u8; N]> for ReadOnlyMap {
+    fn eq(&self, other: &[u8; N]) -> bool {
+        self[..] == *other
+    }
+}
+
+impl<const N: usize> PartialEq<&[u8; N]> for ReadOnlyMap {
+    fn eq(&self, other: &&[u8; N]) -> bool {
+        self[..] == **other
+    }
+}
+
+impl PartialEq<Vec<u8>> for ReadOnlyMap {
+    fn eq(&self, other: &Vec<u8>) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl PartialEq<ReadOnlyMap> for [u8] {
+    fn eq(&self, other: &ReadOnlyMap) -> bool {
+        *self == other[..]
+    }
+}
+
+impl PartialEq<ReadOnlyMap> for &[u8] {
+    fn eq(&self, other: &ReadOnlyMap) -> bool {
+        **self == other[..]
+    }
+}
+
+impl PartialEq<ReadOnlyMap> for Vec<u8> {
+    fn eq(&self, other: &ReadOnlyMap) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl PartialOrd<[u8]> for ReadOnlyMap {
+    fn partial_cmp(&self, other: &[u8]) -> Option<Ordering> {
+        self[..].partial_cmp(other)
     }
 }
 
@@ -245,12 +367,121 @@ pub(crate) fn address_space(len: u64) -> io::Result<usize> {
     })
 }
 
-/// Advises the kernel on a whole mapping, which begins at a page.
-fn advise(map: &[u8], advice: Advice) -> io::Result<()> {
-    // SAFETY: the range is one live mapping of ours, and none of the advice in `sys::advice` changes
-    // or takes away what it shows. madvise(2) on MADV_DONTFORK: "Do not make the pages in this range
-    // available to the child after a fork(2)"; MADV_HUGEPAGE: "Enable Transparent Huge Pages (THP)";
-    // MADV_POPULATE_READ and _WRITE: "Populate (prefault) page tables".
-    unsafe { rustix::mm::madvise(map.as_ptr().cast_mut().cast(), map.len(), advice) }
-        .map_err(Into::into)
+/// A multiple of every page size that Linux has.
+const LARGEST_PAGE: usize = 64 << 10;
+
+/// An empty file cannot be mapped. A slice of it is aligned like any other map.
+#[repr(align(65536))]
+struct Page;
+const _: () = assert!(align_of::<Page>() == LARGEST_PAGE);
+
+pub(crate) fn empty<'a>() -> &'a [u8] {
+    empty_mut()
+}
+
+fn empty_mut<'a>() -> &'a mut [u8] {
+    // SAFETY: `slice::from_raw_parts_mut`: "You can obtain a pointer that is usable as `data` for
+    // zero-length slices using `NonNull::dangling()`."
+    unsafe { slice::from_raw_parts_mut(NonNull::<Page>::dangling().as_ptr().cast(), 0) }
+}
+
+/// Explains why a mapping failed, where the errno is misleading.
+pub(crate) fn explain(error: io::Error) -> io::Error {
+    match Errno::from_io_error(&error) {
+        // mmap(2): "The file has been locked, or too much memory has been locked". To async code this
+        // kind, `WouldBlock`, is an invitation to wait.
+        Some(Errno::AGAIN) => io::Error::new(io::ErrorKind::OutOfMemory, LockedMemory(error)),
+        // mmap(2) has EACCES for a descriptor that is not open for reading.
+        Some(Errno::ACCESS) => error,
+        _ => while_doing("map the file (mmap)")(error),
+    }
+}
+
+#[derive(Debug, Error)]
+#[error(
+    "the mapping exceeds the limit on locked memory (RLIMIT_MEMLOCK), which holds for every mapping \
+     after mlockall(MCL_FUTURE)"
+)]
+struct LockedMemory(#[source] io::Error);
+
+/// A child of `fork(2)` would be a second writer.
+///
+/// # Safety
+///
+/// As [`advise`].
+pub(crate) unsafe fn keep_from_children(start: *const u8, len: usize) -> io::Result<()> {
+    let Some(dont_fork) = advice::DONT_FORK else { return Ok(()) };
+    // SAFETY: this function's obligation.
+    unsafe { advise(start, len, dont_fork) }
+}
+
+/// # Safety
+///
+/// The range is one live mapping of the caller's, whole.
+unsafe fn advise(start: *const u8, len: usize, advice: Advice) -> io::Result<()> {
+    // SAFETY: the kernel does not touch other memory of this process, by this function's obligation,
+    // and none of the advice in `sys::advice` changes or takes away what the mapping shows. madvise(2)
+    // on MADV_DONTFORK: "Do not make the pages in this range available to the child after a fork(2)";
+    // MADV_HUGEPAGE: "Enable Transparent Huge Pages (THP)"; MADV_POPULATE_READ and _WRITE: "Populate
+    // (prefault) page tables".
+    unsafe { rustix::mm::madvise(start.cast_mut().cast(), len, advice) }
+        .map_err(while_doing("advise the kernel on a mapping (madvise)"))
+}
+
+/// A range that exceeds the file or the map, or a value that exceeds a capacity.
+///
+/// # Examples
+///
+/// ```
+/// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
+/// let error = file.map_range(3..7).unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+/// assert_eq!(error.to_string(), "4 bytes from offset 3 on do not fit into 5 bytes");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{len} bytes{} do not fit into {size} bytes", from(*offset))]
+pub struct OutOfBounds {
+    /// Where the range begins, in bytes.
+    pub offset: u64,
+    /// How long the range is, in bytes.
+    pub len: u64,
+    /// How long the file or the map is, or how large the capacity, in bytes.
+    pub size: u64,
+}
+
+/// Nothing for offset 0: the range may be a whole value, and the memory the room for it.
+fn from(offset: u64) -> String {
+    if offset == 0 { String::new() } else { format!(" from offset {offset} on") }
+}
+
+impl OutOfBounds {
+    /// The range of `len` bytes from `offset` on, if all of it lies within `size` bytes.
+    pub(crate) fn locate(offset: u64, len: u64, size: u64) -> Result<Range<u64>, Self> {
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(offset..end),
+            _ => Err(Self { offset, len, size }),
+        }
+    }
+
+    /// A range as offsets, if it lies within `size` bytes. Reads each bound once.
+    pub(crate) fn resolve(range: impl RangeBounds<u64>, size: u64) -> Result<Range<u64>, Self> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => size,
+        };
+        Self::locate(start, end.wrapping_sub(start), size)
+    }
+}
+
+impl From<OutOfBounds> for io::Error {
+    fn from(error: OutOfBounds) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
 }

@@ -1,9 +1,10 @@
 //! Descriptors over Unix sockets.
 //!
 //! A sealed file becomes shared memory when its descriptor reaches another process. [`send_fds`],
-//! [`recv_fds`] and [`recv_fd`] carry descriptors over every kind of Unix socket: stream, datagram
-//! and seqpacket, blocking or not. They are written for a peer that nobody trusts: whatever it
-//! sends, no descriptor stays open unseen, and none is inherited by a program started meanwhile.
+//! [`recv_fds`] and [`recv_fd`] pass descriptors over any Unix socket: stream, datagram or seqpacket,
+//! blocking or non-blocking. They are written for a peer that nobody trusts. Whatever the peer sends,
+//! no descriptor leaks, none is inherited by a program that is started meanwhile, and none arrives as
+//! standard input, output or error.
 //!
 //! ```
 //! use std::os::fd::AsFd;
@@ -28,50 +29,63 @@
 //!
 //! # Which socket
 //!
-//! Datagram and seqpacket sockets keep messages apart: one send is one receive, descriptors and
-//! bytes together. A stream has no messages, and descriptors sit at a place in it:
+//! Datagram and seqpacket sockets preserve message boundaries: what one call sends, one call
+//! receives, bytes and descriptors together. A stream has no messages. Descriptors are attached to a
+//! position in it:
 //!
-//! * A send may be short. What was sent has the descriptors; send the rest *without* them.
-//! * A receive may return part of what was sent. The descriptors come with the first of these
-//!   bytes, the rest comes without.
-//! * On Linux a receive never goes on past bytes that had descriptors, so it returns those of one
-//!   send at most. Bytes sent earlier without any may stand in front of them: after `a` and then
-//!   `b` with a descriptor, one receive returns `ab` and the descriptor.
+//! * A send can be short. All descriptors went with the part that was sent, so send the rest
+//!   *without* them.
+//! * A receive can return part of what was sent. The descriptors arrive with the first of those
+//!   bytes, and the rest arrives without any.
+//! * On Linux a receive stops after bytes that carried descriptors, so it returns the descriptors of
+//!   at most one send. Bytes that were sent earlier without descriptors can precede them: after a
+//!   send of `a`, and then one of `b` with a descriptor, a single receive returns `ab` and the
+//!   descriptor.
 //!
-//! So on a stream let the bytes say how many descriptors belong to a message, and read with a
-//! buffer no longer than the message's header; or use a seqpacket socket.
+//! On a stream, therefore, let the bytes say how many descriptors belong to a message, and receive
+//! into a buffer no longer than the message's header. Or use a seqpacket socket.
+//!
+//! # Timeouts and signals
+//!
+//! A call that a signal interrupts is repeated. A timeout of the socket (`SO_RCVTIMEO`,
+//! `SO_SNDTIMEO`; [`set_read_timeout`] and [`set_write_timeout`] in `std`) covers all repetitions
+//! together, however many signals arrive: the call ends in `WouldBlock` once the timeout has passed.
+//! A socket without a timeout waits until the message comes.
 //!
 //! # Async
 //!
-//! `WouldBlock` is passed on, which is what `async_io` and `try_io` of tokio's sockets and `AsyncFd`
-//! wait for: `socket.async_io(Interest::READABLE, || recv_fd(&socket, &mut header)).await`.
+//! `WouldBlock` is returned to the caller, as `async_io` and `try_io` of tokio's sockets and
+//! `AsyncFd` expect: `socket.async_io(Interest::READABLE, || recv_fd(&socket, &mut header)).await`.
 //!
 //! # Not covered
 //!
-//! * Other control messages. Credentials, security labels and timestamps are left out of the result.
-//!   The receiving socket must not have `SO_PASSPIDFD` set (Linux 6.5): the kernel then opens a
-//!   process descriptor for every message, which these functions cannot hand out, and it stays open.
-//!   Whoever holds a duplicate of the receiving socket can set it; one that only sends cannot.
-//! * Sockets that are not Unix sockets. A TCP socket takes the bytes and ignores the descriptors.
-//! * Descriptors wait in the socket until they are received: a file in flight is open, whatever its
-//!   sender does. Closing the receiving socket closes them.
+//! * Other control messages: credentials, security labels and timestamps are discarded, and process
+//!   descriptors (`SO_PASSPIDFD`) are closed. Whoever holds a duplicate of the receiving socket can
+//!   make the kernel send them.
+//! * Sockets other than Unix sockets. A TCP socket sends the bytes and ignores the descriptors.
+//! * Descriptors in flight: a file stays open in the socket until the message is received, even if
+//!   its sender exits. Closing the receiving socket closes the descriptors.
+//!
+//! [`set_read_timeout`]: std::os::unix::net::UnixStream::set_read_timeout
+//! [`set_write_timeout`]: std::os::unix::net::UnixStream::set_write_timeout
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::cmsg_space;
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::sockopt::Timeout;
 
 use crate::sys::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg,
 };
+use crate::sys::socket::{receive, retry_until_timeout};
 
-/// The most descriptors that one message can carry: 253.
+/// The maximum number of descriptors in one message: 253.
 ///
-/// It is `SCM_MAX_FD` in Linux's `include/net/scm.h`, see `SCM_RIGHTS` in [`unix(7)`]. More go in
-/// several messages.
+/// This is `SCM_MAX_FD` in Linux's `include/net/scm.h`; see `SCM_RIGHTS` in [`unix(7)`]. Send more
+/// than that in several messages.
 ///
 /// # Examples
 ///
@@ -92,35 +106,34 @@ use crate::sys::net::{
 #[doc(alias = "SCM_MAX_FD")]
 pub const MAX_FDS: usize = 253;
 
-// Credentials, timestamps and the security label stand in front of the descriptors and would push
-// them out. A label is a string of any length: unix(7) asks for NAME_MAX bytes, and SELinux can need
-// more.
+// Credentials, timestamps and the security label precede the descriptors and would displace them. A
+// label is a string of any length: unix(7) asks for NAME_MAX bytes, and SELinux can need more.
 const OTHER_CONTROL_MESSAGES: usize = 1024;
 
-/// Sends bytes and, with the first of them, descriptors; returns how many bytes were sent.
+/// Sends bytes, with descriptors attached to the first byte, and returns how many bytes were sent.
 ///
-/// The peer receives duplicates in the order of `fds`, and the caller keeps its own. On a stream
-/// the count can be less than `bytes.len()`; all descriptors have gone with what was sent, so send
-/// the rest without. Datagrams and records are sent whole or not at all.
+/// The peer receives duplicates in the order of `fds`; the caller keeps its own. On a stream the
+/// result can be less than `bytes.len()`. All descriptors went with the part that was sent, so send
+/// the rest without them. A datagram or record is sent whole or not at all.
 ///
-/// Without descriptors this is a plain `send(2)`. `bytes` must not be empty: a stream drops
+/// With no descriptors this is a plain `send(2)`. `bytes` must not be empty: a stream drops
 /// descriptors that come with no byte, and a seqpacket receiver cannot tell an empty record from the
-/// end. On an error nothing was sent.
+/// end of the connection. If the call fails, nothing was sent.
 ///
-/// A peer that has gone is an error and never the signal `SIGPIPE`. A call interrupted by a signal
-/// is repeated.
+/// A peer that has closed its socket is an error and never raises `SIGPIPE`. A call that a signal
+/// interrupts is repeated, [within the socket's timeout](self#timeouts-and-signals).
 ///
 /// # Errors
 ///
 /// * [`InvalidInput`](ErrorKind::InvalidInput): `bytes` is empty, or there are more than
 ///   [`MAX_FDS`] descriptors.
-/// * [`WouldBlock`](ErrorKind::WouldBlock) (`EAGAIN`): the socket is non-blocking, or its send
-///   timeout is over, and the peer's queue is full.
+/// * [`WouldBlock`](ErrorKind::WouldBlock) (`EAGAIN`): the peer's queue is full, and the socket is
+///   non-blocking or its send timeout has passed.
 /// * [`BrokenPipe`](ErrorKind::BrokenPipe) (`EPIPE`), `ECONNRESET`, `ECONNREFUSED`: the peer has
 ///   closed its socket.
 /// * `ENOTCONN`, `EDESTADDRREQ`: the socket is not connected.
 /// * `EMSGSIZE`: the datagram or record is larger than the socket's send buffer.
-/// * `ETOOMANYREFS`: this user has more descriptors in flight than `RLIMIT_NOFILE`.
+/// * `ETOOMANYREFS`: this user has more descriptors in flight than `RLIMIT_NOFILE` allows.
 /// * `EINVAL`: a descriptor of a kind that may not be sent, such as an `io_uring`.
 /// * `ENOTSOCK`: `socket` is not a socket.
 ///
@@ -163,43 +176,52 @@ pub fn send_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
             "a message carries at most 253 descriptors",
         ));
     }
-    let bytes = [IoSlice::new(bytes)];
-    Ok(retry_on_intr(|| sendmsg(&socket, &bytes, &mut control, SendFlags::NOSIGNAL))?)
+    let (socket, bytes) = (socket.as_fd(), [IoSlice::new(bytes)]);
+    let sent = retry_until_timeout(socket, Timeout::Send, |may_wait| {
+        let mut flags = SendFlags::NOSIGNAL;
+        flags.set(SendFlags::DONTWAIT, !may_wait);
+        sendmsg(socket, &bytes, &mut control, flags)
+    })?;
+    Ok(sent)
 }
 
-/// Receives bytes and the descriptors that came with them; returns how many bytes were received.
+/// Receives bytes and the descriptors that came with them, and returns how many bytes were received.
 ///
-/// Descriptors are appended to `fds` in the sender's order, [`MAX_FDS`] at most, close-on-exec from
-/// the moment they exist. Whether and how many come is the sender's choice: check the count.
+/// Descriptors are appended to `fds` in the order in which the peer sent them, [`MAX_FDS`] at most.
+/// They are close-on-exec from the moment they exist, and none of them is 0, 1 or 2, even where
+/// those numbers are free. Whether any come, and how many, is the peer's choice: check the count.
 ///
-/// The count of bytes is 0 at the end of a stream, when the peer has closed its socket. On datagram
-/// and seqpacket sockets it is also 0 for an empty message, with which a peer can send descriptors.
+/// The result is 0 at the end of a stream or seqpacket connection, when the peer has closed its
+/// socket. On datagram and seqpacket sockets it is also 0 for an empty message, which can carry
+/// descriptors.
 ///
-/// On an error `fds` is as before, and descriptors that came with the message are closed. A call
-/// interrupted by a signal is repeated.
+/// On an error `fds` is left as it was, and descriptors that came with the message are closed. A
+/// call that a signal interrupts is repeated, [within the socket's
+/// timeout](self#timeouts-and-signals).
 ///
 /// # Errors
 ///
-/// The first three happen before anything is received, and the next two lose the message:
+/// The first three occur before anything is received. The next two lose the message:
 ///
 /// * [`InvalidInput`](ErrorKind::InvalidInput): `bytes` is empty, so that 0 would have two meanings.
-/// * [`WouldBlock`](ErrorKind::WouldBlock) (`EAGAIN`): the socket is non-blocking, or its receive
-///   timeout is over, and nothing is there.
+/// * [`WouldBlock`](ErrorKind::WouldBlock) (`EAGAIN`): no message is there, and the socket is
+///   non-blocking or its receive timeout has passed.
 /// * `ENOTCONN`, `EINVAL`: a stream or seqpacket socket that is not connected. `ENOTSOCK`: not a
 ///   socket.
 /// * `EMSGSIZE`: the datagram or record is longer than `bytes`.
-/// * [`QuotaExceeded`](ErrorKind::QuotaExceeded): the kernel could not deliver every descriptor
-///   (`MSG_CTRUNC`). It does not say why: this process has reached `RLIMIT_NOFILE`, the system its
-///   own limit, a security module refused a file, or the control data was longer than the room for
-///   it. On a stream the bytes that came with the lost descriptors are lost too, so that the place
-///   in the stream is unknown: close the connection.
+/// * [`QuotaExceeded`](ErrorKind::QuotaExceeded): some descriptors could not be received. Either the
+///   kernel did not deliver all of them (`MSG_CTRUNC`), for a reason that it does not tell: this
+///   process has reached `RLIMIT_NOFILE`, the system has reached its own limit, a security module
+///   refused a file, or the control messages did not fit. Or one arrived as 0, 1 or 2, and
+///   `RLIMIT_NOFILE` leaves no higher number. On a stream the bytes that came with the descriptors
+///   are lost too, and with them the position in the stream: close the connection.
 /// * [`ConnectionReset`](ErrorKind::ConnectionReset) (`ECONNRESET`): the peer closed a stream or
-///   seqpacket socket with unread data.
+///   seqpacket socket before it had read all data.
 ///
 /// # Platform-specific
 ///
 /// * Linux and Android: no message has more than [`MAX_FDS`] descriptors.
-/// * FreeBSD: a peer can send more; such a message is `QuotaExceeded` here.
+/// * FreeBSD: a peer can send more. Receiving such a message fails with `QuotaExceeded`.
 ///
 /// See [`unix(7)`](https://man7.org/linux/man-pages/man7/unix.7.html),
 /// [`recvmsg(2)`](https://man7.org/linux/man-pages/man2/recvmsg.2.html) and
@@ -232,44 +254,63 @@ pub fn recv_fds(socket: impl AsFd, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> 
             "the buffer needs room for at least one byte",
         ));
     }
-    let mut space =
-        [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS)) + OTHER_CONTROL_MESSAGES];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [IoSliceMut::new(bytes)];
-    let received =
-        retry_on_intr(|| recvmsg(&socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC))?;
-    // Dropping `control` closes every descriptor in it, so an early return leaks none.
-    if received.flags.contains(ReturnFlags::TRUNC) {
+    let before = fds.len();
+    let received = recv_message(socket.as_fd(), bytes, fds);
+    if received.is_err() {
+        fds.truncate(before);
+    }
+    received
+}
+
+/// Receives a message. On an error `fds` may have more descriptors than before.
+fn recv_message(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    const ROOM: usize = cmsg_space!(ScmRights(MAX_FDS)) + OTHER_CONTROL_MESSAGES;
+
+    let before = fds.len();
+    let (len, flags) = retry_until_timeout(socket, Timeout::Recv, |may_wait| {
+        let mut flags = RecvFlags::empty();
+        flags.set(RecvFlags::DONTWAIT, !may_wait);
+        receive::<ROOM>(socket, bytes, fds, flags)
+    })?;
+    if flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE.into());
     }
-    if received.flags.contains(ReturnFlags::CTRUNC) {
+    if flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::new(
             ErrorKind::QuotaExceeded,
             "descriptors were lost: too many open files, or refused by a security module",
         ));
     }
-    fds.extend(
-        control
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            })
-            .flatten(),
-    );
-    Ok(received.bytes)
+    for fd in fds.iter_mut().skip(before).filter(|fd| fd.as_raw_fd() < 3) {
+        // Assigning closes the lower one.
+        *fd = match fcntl_dupfd_cloexec(&*fd, 3) {
+            // No number is free, or none is allowed.
+            Err(Errno::MFILE | Errno::INVAL) => {
+                return Err(io::Error::new(
+                    ErrorKind::QuotaExceeded,
+                    "a descriptor was lost: too many open files, no number above 2 is left",
+                ));
+            }
+            done => done?,
+        };
+    }
+    Ok(len)
 }
 
-/// Receives bytes and at most one descriptor: what a protocol of one file a message wants.
+/// Receives bytes and at most one descriptor, for a protocol with one file per message.
 ///
-/// Otherwise as [`recv_fds`]. The peer chooses whether a descriptor comes; at the end of a stream
-/// the result is `(0, None)`.
+/// Otherwise this is [`recv_fds`]. Whether a descriptor comes is the peer's choice. At the end of a
+/// stream the result is `(0, None)`.
 ///
 /// # Errors
 ///
-/// * [`InvalidData`](ErrorKind::InvalidData): there was more than one descriptor. All are closed,
-///   and the message is lost.
-/// * All of [`recv_fds`].
+/// * [`InvalidData`](ErrorKind::InvalidData): the message had more than one descriptor. All of them
+///   are closed, and the message is lost.
+/// * All errors of [`recv_fds`].
 ///
 /// # Examples
 ///

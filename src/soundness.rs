@@ -1,155 +1,194 @@
-//! Why safe code may have a `&[u8]` over shared memory. Documentation only.
+//! Why safe code may hold a `&[u8]` over shared memory. Documentation only.
 //!
 //! # The claim
 //!
 //! No safe program that uses this crate, and no other process, can change a byte behind a `&[u8]`
-//! from this crate, or behind a `&mut [u8]` but through it, or make an access to either fault,
-//! within the limits listed under [What is out of scope](#what-is-out-of-scope).
+//! from this crate, change a byte behind a `&mut [u8]` from this crate except through it, or make an
+//! access to either fault. The claim holds within the limits listed under
+//! [What is out of scope](#what-is-out-of-scope).
 //!
-//! # Who attacks
+//! # Threat model
 //!
-//! * A **peer** that sends a descriptor, keeps others of the same file, maps and writes it, changes
-//!   its length, adds seals, and does all of that at the worst moment.
-//! * A **reader** that has the descriptor of our file and wants to change it, or to keep us from
-//!   sealing it.
-//! * **Safe code in this process**, in any order, on any thread, leaking whatever it likes.
+//! * A **peer** that sends a descriptor, keeps others to the same file, maps and writes the file,
+//!   changes its length and adds seals, all at the worst moment.
+//! * A **reader** that holds a descriptor of our file and tries to change the file, to keep us from
+//!   sealing it, or to harm other readers.
+//! * **Safe code in this process**, in any order, on any thread, leaking any value.
+//!
+//! The kernel is trusted. Whatever answers system calls in the kernel's place is part of the kernel
+//! for this argument: the supervisor behind a seccomp user notification, a seccomp filter that
+//! returns success without making the call, a `ptrace(2)` tracer.
 //!
 //! # Immutable files
 //!
-//! A [`ReadOnlySealed`] file is made in one place, and every way there has seen `F_GET_SEALS` report
-//! `F_SEAL_WRITE` and `F_SEAL_SHRINK`. From that follows, by [fcntl(2)], "File Sealing":
+//! A [`ReadOnlySealed`] file is constructed in one place, and every path to that place has seen
+//! `F_GET_SEALS` report `F_SEAL_WRITE` and `F_SEAL_SHRINK`. By [fcntl(2)], "File Sealing", it
+//! follows:
 //!
-//! 1. *No byte changes.* `F_SEAL_WRITE`: "you cannot modify the contents of the file". Adding it
-//!    "fails with `EBUSY` if any writable, shared mapping exists", so none is left over; new ones
-//!    are refused, and so are `write(2)` and punching holes.
-//! 2. *No byte vanishes.* `F_SEAL_SHRINK`: "the file in question cannot be reduced in size". So an
-//!    access within a length that was seen *after* the seal never lies beyond the end of the file.
-//!    (hugetlbfs counts its end in whole pages, so a length with a part of one is refused.)
-//! 3. *For ever.* "Once set, seals cannot be removed."
+//! 1. *No byte changes.* `F_SEAL_WRITE`: "you cannot modify the contents of the file". Adding the
+//!    seal "fails with `EBUSY` if any writable, shared mapping exists", so no such mapping is left;
+//!    new ones are refused, and so are `write(2)` and hole punching.
+//! 2. *No byte vanishes.* `F_SEAL_SHRINK`: "the file in question cannot be reduced in size". An
+//!    access within a length that was read *after* the seal therefore never lies beyond the end of
+//!    the file. (hugetlbfs counts the end of a file in whole pages, so a length that ends within a
+//!    page is refused.)
+//! 3. *Forever.* "Once set, seals cannot be removed."
 //!
-//! Three things about kernels complicate this.
+//! Three properties of kernels complicate this.
 //!
-//! **`F_GET_SEALS` can report `F_SEAL_WRITE` while somebody writes.** From Linux 6.3 (c4f75bc8bd6b)
-//! until mid-2026 (3b041514cb6e) `F_SEAL_EXEC` on a file with an executable mode adds SHRINK, GROW,
-//! WRITE and FUTURE_WRITE with it, without looking for writable mappings. Seals are never removed
-//! and that path sets all of them at once, so WRITE can be believed where EXEC or FUTURE_WRITE is
-//! absent. Where both are present it is believed only on a kernel that has been seen to refuse: the
-//! crate tries it once, on a file of its own, and remembers. Otherwise the file is refused as
-//! [`UntrustedWriteSeal`]. Our own files never look like that: they are created not executable,
-//! which carries EXEC and never FUTURE_WRITE, and are closed to further seals with `F_SEAL_SEAL`.
+//! **`F_GET_SEALS` can report `F_SEAL_WRITE` while somebody still writes.** From Linux 6.3
+//! (c4f75bc8bd6b) until mid-2026 (3b041514cb6e), `F_SEAL_EXEC` on a file with an executable mode
+//! also adds SHRINK, GROW, WRITE and FUTURE_WRITE, without checking for writable mappings. Seals are
+//! never removed, and that path sets all of them at once, so WRITE can be trusted where EXEC or
+//! FUTURE_WRITE is absent. Where both are present, WRITE is trusted only on a kernel that has been
+//! seen to refuse: the crate tries it once, on a file of its own, and caches the answer. Otherwise
+//! the file is refused as [`UntrustedWriteSeal`]. Files made by this crate never look like that:
+//! they are created non-executable, which sets EXEC but never FUTURE_WRITE, and `F_SEAL_SEAL`
+//! closes them to further seals.
 //!
 //! **Kernels before 4.20 let `userfaultfd(2)` fill holes of a sealed file** (CVE-2018-18397). The
-//! claim is made from Linux 5.4 on.
+//! claim is made for Linux 5.4 and later, for live files from 5.4.4 on.
 //!
-//! **Holes.** A page that was never written takes memory when it is read. If there is none,
-//! access is `SIGBUS` (under `vm.overcommit_memory=2`, or with an empty hugetlb pool), or the OOM
-//! killer comes. Looking for holes, or touching every page, does not help: a page that was only
-//! read can be dropped again, and a hostile sender can make holes look filled. What lasts is
-//! `fallocate(2)`, which works on sealed files: [`SealedFile::reserve`], [`SealPolicy::reserve`].
-//! Without it such a fault ends the process; it never makes a byte change.
+//! **Holes.** Reading a page that was never written allocates memory for it. If there is none, the
+//! access raises `SIGBUS` (under `vm.overcommit_memory=2`, or with an empty hugetlb pool) or invokes
+//! the OOM killer. Looking for holes, or touching every page, does not help: a page that was only
+//! read can be dropped again, and a hostile sender can make holes look filled. `fallocate(2)` lasts,
+//! and works on sealed files: [`SealedFile::reserve`], [`SealPolicy::reserve`]. Without a
+//! reservation such a fault ends the process; it never changes a byte.
 //!
 //! ## Order
 //!
 //! Receiving reads the access mode, then the seals, then the length, and judges them; mapping covers
-//! exactly that length. With SHRINK confirmed the length read after it is a lower bound forever, so nothing
-//! that a hostile holder of the same file does in between matters: it can make the file longer (if
-//! GROW is absent), which the mapping does not cover.
+//! exactly that length. With SHRINK confirmed, a length read afterwards is a lower bound forever.
+//! Nothing that a hostile holder of the same file does in between matters: it can extend the file
+//! (if GROW is absent), but the mapping does not cover the extension.
 //!
-//! ## Which files can say they are sealed
+//! ## Which files can report seals
 //!
 //! Only tmpfs and hugetlbfs answer `F_GET_SEALS`; the answer comes from the kernel's own inode and
-//! not from a file system's server. Other proofs are not accepted: fs-verity can be claimed by a
-//! FUSE server, and mode bits, leases and locks bind nobody.
+//! not from a file system's server. No other proof is accepted: a FUSE server can claim fs-verity,
+//! and mode bits, leases and locks bind nobody.
 //!
 //! ## Shared and private mappings
 //!
 //! The file is mapped shared; where the kernel refuses that for a writable descriptor (`EPERM`
-//! before Linux 6.7 and its backports), privately. Both show the pages of the file, which do not
-//! change. On a shared mapping the kernel also refuses `mprotect(PROT_WRITE)`, `/proc/self/mem`,
-//! `ptrace(2)` and `userfaultfd(2)`; on a private one these make a copy in the process whose
-//! mapping it is, and never reach the file.
+//! before Linux 6.7 and its backports), it is mapped private. Both show the pages of the file, which
+//! do not change. On a shared mapping the kernel also refuses `mprotect(PROT_WRITE)`,
+//! `/proc/self/mem`, `ptrace(2)` and `userfaultfd(2)`. On a private mapping these make a copy within
+//! the process that owns the mapping, and never reach the file.
 //!
-//! # Unsealed files
+//! # Drafts
 //!
-//! [`map_mut`](SealedFile::map_mut) hands out `&mut [u8]` over a file without any seal. What
+//! [`map_mut`](SealedFile::map_mut) hands out a `&mut [u8]` over a file without any seal. What
 //! makes it exclusive:
 //!
-//! * [`SealedFile<Unsealed>`](crate::Unsealed) is made only from a descriptor that
-//!   `memfd_create(2)` has just returned. It has no `AsFd`, no `AsRawFd` and no clone. Leaving the
-//!   typestate consumes it.
-//! * The map borrows the file exclusively, so that no method of it, not even through `&self`, can
-//!   be called while a map lives. A map that is leaked leaves a mapping without any reference to it;
-//!   sealing then fails with `EBUSY`, and nothing else happens.
-//! * The descriptor is close-on-exec from its creation on. A child of `fork(2)` does not inherit the
-//!   mapping (`MADV_DONTFORK`). One that is forked between `mmap` and `madvise` does inherit it,
-//!   and keeps the file from being sealed (`EBUSY`) until it ends.
-//! * Memory for the whole mapping is reserved first, so that writing cannot fault.
+//! * A draft, [`SealedFile<Unsealed>`](crate::Unsealed), is made only from a descriptor that
+//!   `memfd_create(2)` has just returned. A draft has no `AsFd`, no `AsRawFd` and no clone. Leaving
+//!   the typestate consumes it.
+//! * The map borrows the draft exclusively, so no method of the draft, not even one on `&self`, can
+//!   be called while a map lives. Leaking a map leaves a mapping that nothing refers to; sealing then
+//!   fails with `EBUSY`, and nothing else happens.
+//! * The descriptor is close-on-exec from the start. A child of `fork(2)` does not inherit the
+//!   mapping (`MADV_DONTFORK`). A child forked between `mmap` and `madvise` does inherit it, and
+//!   keeps the file from being sealed (`EBUSY`) until the child ends.
+//! * Memory for the whole mapping is reserved first, so writing cannot fault.
 //!
 //! # Live files
 //!
-//! A [`FutureWriteSealed`] file is written by its producer all the time, and so there is never a
-//! `&[u8]` over one. [`LiveMap`] and [`Producer`] see it as whole aligned `usize` words:
+//! The producer of a [`FutureWriteSealed`] file writes to it all the time, so there is never a
+//! `&[u8]` over one. [`LiveMap`] and [`Producer`] see the file as whole, aligned `usize` words:
 //!
 //! * *Every access is atomic, `Relaxed`, and of one size.* Two accesses of which one writes are a
 //!   data race unless both are atomic, and overlapping atomic accesses of different sizes are not
 //!   defined ([`std::sync::atomic`], "Memory model for atomic accesses"). A writer in another process
-//!   that uses other instructions can make a word look like a mixture of what it wrote, never
-//!   undefined: what it does is outside of this program.
+//!   that uses other instructions can make a word look like a mixture of what it wrote, but not
+//!   undefined: what that writer does is outside of this program.
 //! * *Loads work on read-only pages* because they are `Relaxed` and no larger than a word (same
-//!   place, "Atomic accesses to read-only memory").
+//!   page, "Atomic accesses to read-only memory").
 //! * *A word that is written in part* is loaded, changed and stored by the only writer:
-//!   [`Producer::write_at`] takes `&mut self`, the producer's is the only writable mapping, and after
-//!   `F_SEAL_FUTURE_WRITE` there can be no other.
+//!   [`Producer::write_at`] takes `&mut self`, the producer's mapping is the only writable one, and
+//!   after `F_SEAL_FUTURE_WRITE` there can be no other.
 //! * *No access faults*: mappings are as long as the file, rounded up within its last page, and
-//!   `F_SEAL_SHRINK` keeps it that long.
-//! * *Several words at once*: on x86 with AVX words are moved by inline assembly, 16 aligned bytes at
-//!   a time. To Rust this is a function written elsewhere (reference, "Inline assembly": what it may
-//!   read and write is "the same as those allowed for an FFI function"), and one that loads or stores
-//!   each word, `Relaxed`. For the instructions to do that, no word may be divided. Intel promises that
-//!   none of the 16 bytes are (SDM, volume 3, "Guaranteed Atomic Operations"), AMD promises it of
-//!   cacheable memory, which a memfd's is (APM, volume 2, "Access Atomicity"). Of other makers of
-//!   processors with AVX no promise is known; with theirs it is an assumption. Were it wrong, a word
-//!   could be a mixture, as with a writer that uses other instructions.
+//!   `F_SEAL_SHRINK` keeps the file that long.
+//! * *Several words at once*: on x86 with AVX, inline assembly moves words 16 aligned bytes at a
+//!   time. To Rust this is a function written elsewhere (reference, "Inline assembly": what it may
+//!   read and write is "the same as those allowed for an FFI function"), one that loads or stores
+//!   each word, `Relaxed`. For the instructions to do that, no word may be split. Intel guarantees
+//!   that none of the 16 bytes are (SDM, volume 3, "Guaranteed Atomic Operations"); AMD guarantees it
+//!   for cacheable memory, which a memfd's is (APM, volume 2, "Access Atomicity"). No guarantee is
+//!   known of other makers of processors with AVX; on theirs it is an assumption. If it were wrong, a
+//!   word could be a mixture, as with a writer that uses other instructions.
 //!
-//! [`latest`](crate::latest) adds no unsafe code but the address of one word for `futex(2)`, which
-//! only the kernel looks at. That a value is whole is a matter of fences, argued at the top of its
-//! `protocol.rs` and checked by a model checker (`tests/latest_model.rs`). A hostile publisher can
-//! make it give out any bytes, which is what a `Vec<u8>` from a stranger is.
+//! [`latest`](crate::latest) adds no unsafe code except the address of one word for `futex(2)`,
+//! which only the kernel reads. That a value is whole is a matter of fences: the argument stands at
+//! the top of `protocol.rs`, and a model checker checks it (`tests/latest_model.rs`). A hostile
+//! publisher can make `latest` return any bytes, which is what a `Vec<u8>` from a stranger is.
 //!
-//! [`Producer::build`] fills the file through a `&mut [u8]` as an unsealed file; that mapping is gone
-//! before the live one is made.
+//! [`Producer::build`] fills the file through a `&mut [u8]` as a draft; that mapping is gone before
+//! the live one is made.
 //!
 //! # Known holes in kernels
 //!
-//! Faults that break the seals themselves and were mended in the kernel. No program can see them;
-//! keep the kernel up to date.
+//! The promise is as good as the kernel that makes it. Each fault below breaks the seals themselves:
+//! it writes behind a `&[u8]` of an immutable file, or lets somebody other than the producer write to
+//! a live one, although the file carries every seal. No program can detect it from the descriptor.
 //!
-//! * CVE-2022-0847, "Dirty Pipe" (5.8 to 5.16.10, mended in 5.10.102 and 5.15.25): anybody who could
-//!   read a file could change its pages.
-//! * CVE-2022-2590 (5.16 to 5.19): a race in copy-on-write let anybody write to pages of shared
-//!   memory that were mapped read-only.
-//! * "udmabuf: fix racy memfd sealing check" (mended in 6.13): whoever may open `/dev/udmabuf` could make a
-//!   writable buffer of a memfd's pages in the moment in which it was sealed.
-//! * "udmabuf: also check for F_SEAL_FUTURE_WRITE" (0a16e24e34f2; from 5.1, mended in 6.13, 6.12.7,
-//!   6.6.68, 6.1.122, 5.15.176, 5.10.233 and 5.4.289): whoever may open `/dev/udmabuf` and has the
-//!   descriptor of a live file, even one that can only read, gets a writable buffer of its pages. Then
-//!   it is not true that only the producer writes. What follows is wrong words, not undefined
-//!   behaviour: nobody has a `&[u8]` of the file, and every access of this program is atomic. And the
-//!   file does not become immutable as long as there is such a buffer, for it pins the pages (`EBUSY`).
+//! Most of them form one class: *whatever writes in place to pages that it reached by splice, pin or
+//! DMA, past the file's seals.* More of that class will be found. What an operator can do about all
+//! of it: run a current kernel, and keep the modules, devices and user namespaces named below from
+//! processes that need none of them.
+//!
+//! | hole | affects | kernels | an attacker needs | an operator can | evidence |
+//! |---|---|---|---|---|---|
+//! | iommufd: `IOMMU_IOAS_MAP_FILE` with `WRITEABLE` asks neither for seals nor for a writable descriptor; a device's DMA then writes into the file | all files | since 6.13 (f4986a72d6e4); not known to be fixed: a patch, "Require write access for writable MAP_FILE mappings", was posted in June 2026, and no merge of it was found in November 2026 | a read-only descriptor, `/dev/iommu` and one vfio device | give `/dev/iommu` and vfio devices to trusted processes alone; blacklist `iommufd` | reproduced on Ubuntu 6.17.0-42 and 7.0.0-44: 8 bytes changed. Debian's cloud kernels have no `/dev/iommu` |
+//! | CVE-2026-31431, "Copy Fail": `AF_ALG` with `authencesn` and splice | all files | since 4.14 (72548b093ee3); fixed in 7.0 (a664bf3d603d), 6.19.12, 6.18.22, 6.12.85, 6.6.137, 6.1.170, 5.15.204, 5.10.254 | a read-only descriptor, nothing else | upgrade; blacklist `algif_aead`; deny `socket(AF_ALG)` by seccomp | reproduced on Ubuntu 6.8.0-31, as uid 1000 |
+//! | CVE-2026-43284, "Dirty Frag": ESP decrypts in place | all files | since 4.11 (cac2661c53f3); fixed in 7.1 (f4c50a4034e6), 7.0.5, 6.18.28, 6.12.87, 6.6.138, 6.1.172, 5.15.206, 5.10.255 | a read-only descriptor, and a network namespace of its own | upgrade; blacklist `esp4` and `esp6`, which disables IPsec; forbid unprivileged user namespaces | advisory |
+//! | CVE-2026-43500, "Dirty Frag": rxrpc decrypts in place | all files | since 5.3 (d0d5c0cd1e71); fixed in 7.1 (aa54b1d27fe0), 7.0.6, 6.18.29, 6.12.88, 6.6.140 | a read-only descriptor, and the module `rxrpc`; no namespace | upgrade; blacklist `rxrpc` | advisory |
+//! | CVE-2026-46300 (`skb_try_coalesce`) and CVE-2026-43503 (`__pskb_copy_fclone`, `skb_shift`): the mark of shared pages is lost, and ESP decrypts in place | all files | since 3.9 (cef401de7be8); fixed in 7.1, 7.0.10, 6.18.33, 6.12.91, 6.6.141, 6.1.174, 5.15.208, 5.10.257 | as CVE-2026-43284 | as CVE-2026-43284; that closes the known way, the fault is in the core of the network stack | advisory |
+//! | CVE-2026-46331: `act_pedit` edits packets in place | all files | since 5.18, 5.15.41, 5.10.117 and 5.4.195; fixed in 7.1 (899ee91156e5), 7.0.13, 6.18.36, 6.12.94, 6.6.144, 6.1.177, 5.15.211, 5.10.260 | a read-only descriptor, and a network namespace of its own | upgrade; blacklist `act_pedit`; forbid unprivileged user namespaces | advisory |
+//! | "udmabuf: fix racy memfd sealing check": a writable buffer of a memfd's pages, made at the moment of sealing | files shared before they are sealed | fixed in 6.13 | a descriptor, and `/dev/udmabuf` | upgrade; give `/dev/udmabuf` to trusted processes alone | kernel source |
+//! | "udmabuf: also check for F_SEAL_FUTURE_WRITE" (0a16e24e34f2): a writable buffer of a live file's pages | live files | since 5.1; fixed in 6.13, 6.12.7, 6.6.68, 6.1.122, 5.15.176, 5.10.233 and 5.4.289 | a descriptor, even a read-only one, and `/dev/udmabuf` | upgrade; give `/dev/udmabuf` to trusted processes alone | kernel source |
+//! | CVE-2022-0847, "Dirty Pipe" | all files | 5.8 to 5.16.10; fixed in 5.15.25 and 5.10.102 | a read-only descriptor | upgrade | advisory |
+//! | CVE-2022-2590: a race in copy-on-write writes to pages of shared memory that are mapped read-only | all files | 5.16 to 5.19 | a read-only descriptor | upgrade | advisory |
+//! | CVE-2021-4002: stale TLB entries after hugetlb page tables are unshared | hugetlb files | 3.6 to 5.15.5; fixed in 5.16 (a4a118f2eead), 5.10.82 and 5.4.162 | hugetlb pages | upgrade; have no hugetlb pool | advisory |
+//! | "mm/hugetlb: fix F_SEAL_FUTURE_WRITE" (22247efd822e): the seal did not stop new writable mappings | live hugetlb files | since 5.1; fixed in 5.13, 5.10.38 and 5.4.120 | a writable descriptor | upgrade; have no hugetlb pool | kernel source |
+//! | CVE-2018-18397: `userfaultfd(2)` fills holes | files with holes | before 4.20 (29ec90660d68) | a read-only descriptor | upgrade: the claim starts at 5.4 | reproduced on 4.19.1, gone on 5.4 |
+//!
+//! *Evidence*: "reproduced" was seen in a virtual machine by this project; "advisory" and "kernel
+//! source" were read. Version numbers are those of kernel.org; distributions backport fixes without
+//! changing them, so look up the name of the hole in your distribution's advisories. The advisories
+//! of 2026 name no fixed release of 5.4.
+//!
+//! To blacklist a module, write `install NAME /bin/false` into a file in `/etc/modprobe.d/`, and
+//! unload it. That does not help where the kernel has it built in.
+//!
+//! *Live files.* Where somebody other than the producer writes to a live file, words are wrong, but
+//! nothing is undefined behaviour: nobody has a `&[u8]` of the file, and every access of this program
+//! is atomic. Such a file does not become immutable while a udmabuf of it exists, for the buffer
+//! pins the pages (`EBUSY`).
+//!
+//! *hugetlb.* [`SealPolicy`] refuses hugetlb files unless
+//! [`allow_hugetlb`](crate::SealPolicy::allow_hugetlb) is set, so on kernels with the two holes above
+//! a peer's hugetlb file is refused by default.
+//!
+//! *Suspected, not shown*: FUSE passthrough (root registers the backing file); an iommufd address
+//! space without a device, which pins nothing while the file is sealed and writes after a device is
+//! attached; FreeBSD's `shm_add_seals`, which checks mappings and not wired pages.
 //!
 //! # What is out of scope
 //!
-//! * **Other processes of the same user, and root**: whoever may trace this process can write all of
-//!   its memory; whoever may look at it (also where Yama forbids tracing, unless `PR_SET_DUMPABLE`
-//!   is 0) can open an unsealed file through `/proc/PID/fd`, or get it with `pidfd_getfd(2)`.
+//! * **Other processes of the same user, and root**: a process that may trace this one can write all
+//!   of its memory. A process that may inspect this one (even where Yama forbids tracing, unless
+//!   `PR_SET_DUMPABLE` is 0) can open a draft through `/proc/PID/fd`, or obtain it with
+//!   `pidfd_getfd(2)`.
 //! * **This process, in the same ways**: `/proc/self/mem` writes through page protections, and
-//!   `/proc/self/fd/N` and `pidfd_getfd(2)` lead to a second descriptor of an unsealed file. They are
-//!   no unsafe operations to Rust, and
+//!   `/proc/self/fd/N` and `pidfd_getfd(2)` lead to a second descriptor of a draft. To Rust they are
+//!   not unsafe operations, and
 //!   [the standard library's position](https://doc.rust-lang.org/std/os/unix/io/index.html#procselfmem-and-similar-os-features)
-//!   is that what they do to memory safety is outside of Rust's guarantees.
+//!   is that their effect on memory safety is outside of Rust's guarantees.
 //! * **Holes in a file that nobody reserved memory for** (see above; FreeBSD reserves none at all):
-//!   access can end the process. No byte changes.
-//! * **Descriptors that are not owned**: code that conjures up a descriptor number violates
+//!   an access can end the process. No byte changes.
+//! * **Descriptors that are not owned**: code that makes up a descriptor number violates
 //!   [I/O safety](https://doc.rust-lang.org/std/io/index.html#io-safety).
 //! * **The kernel and the machine**: a module, a debugger, a kernel that does not enforce its seals,
 //!   broken memory, a page that cannot be read back from swap (`SIGBUS`).
@@ -158,11 +197,26 @@
 //!
 //! # What is left to you
 //!
-//! * Immutable is not valid: parse what a peer sent as the hostile input that it is.
-//! * Immutable is not a point in time: [`copy_of`](SealedFile::copy_of) a file that changes meanwhile may mix old and new.
+//! * Immutable does not mean valid: parse what a peer sent as the hostile input that it is.
+//! * Immutable does not mean consistent: [`copy_of`](SealedFile::copy_of) a file that changes during
+//!   the copy may mix old and new bytes.
 //! * The peer chooses the length: bound it with [`SealPolicy::untrusted`].
 //!
+//! ## Core dumps
+//!
+//! A core dump reads every page of the mappings that it contains. Dumping a process that maps an
+//! unreserved hole therefore allocates memory for the whole hole, even if nothing ever touched it.
+//!
+//! Maps are not marked `MADV_DONTDUMP` all the same: a dump without the bytes that were being parsed
+//! is useless for debugging, and the mark costs one more system call for every map. Instead,
+//!
+//! * reserve the memory, or bound the length: [`SealPolicy::reserve`], [`SealPolicy::len`];
+//! * or exclude shared memory from this process's dumps: clear bit 1 of `/proc/PID/coredump_filter`
+//!   ([core(5)]);
+//! * or call `madvise(2)` with `MADV_DONTDUMP` on the range of the map.
+//!
 //! [fcntl(2)]: https://man7.org/linux/man-pages/man2/fcntl.2.html
+//! [core(5)]: https://man7.org/linux/man-pages/man5/core.5.html
 //! [`ReadOnlySealed`]: crate::ReadOnlySealed
 //! [`FutureWriteSealed`]: crate::FutureWriteSealed
 //! [`UntrustedWriteSeal`]: crate::Refusal::UntrustedWriteSeal
@@ -171,6 +225,8 @@
 //! [`Producer::write_at`]: crate::Producer::write_at
 //! [`Producer::build`]: crate::Producer::build
 //! [`SealedFile::reserve`]: crate::SealedFile::reserve
+//! [`SealPolicy`]: crate::SealPolicy
+//! [`SealPolicy::len`]: crate::SealPolicy::len
 //! [`SealPolicy::reserve`]: crate::SealPolicy::reserve
 //! [`SealPolicy::untrusted`]: crate::SealPolicy::untrusted
 

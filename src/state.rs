@@ -1,13 +1,10 @@
-//! The states of a [`SealedFile`](crate::SealedFile): each is one sentence of guarantee.
+//! The states of a [`SealedFile`](crate::SealedFile).
 
-use std::io;
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use crate::seals::Seals;
 
-use crate::{HugePages, Seals};
-
-/// What the kernel has promised about a [`SealedFile`](crate::SealedFile).
+/// What the kernel has promised about a [`SealedFile`](crate::SealedFile): see [States](crate#states).
 ///
-/// This trait is implemented by the three states below and cannot be implemented elsewhere.
+/// The three states below implement this trait. No other type can.
 ///
 /// # Examples
 ///
@@ -18,18 +15,21 @@ use crate::{HugePages, Seals};
 /// assert_eq!(Unsealed::REQUIRED, Seals::empty());
 /// assert_eq!(Unsealed::NAME, "Unsealed");
 /// ```
-pub trait State: private::Internals {
-    /// The seals without which a file is not in this state. More may be present.
+pub trait State {
+    /// The seals that every file in this state carries. A file may carry more.
     const REQUIRED: Seals;
 
     /// The state's name, for messages.
     const NAME: &'static str;
+
+    /// Of a type that no other crate can name, so that no other crate can implement the trait.
+    #[doc(hidden)]
+    const ONLY_HERE: private::OnlyHere;
 }
 
 /// A state whose files may be shared with other processes.
 ///
-/// This trait is implemented by [`ReadOnlySealed`] and [`FutureWriteSealed`] and cannot be
-/// implemented elsewhere.
+/// [`ReadOnlySealed`] and [`FutureWriteSealed`] implement this trait. No other type can.
 ///
 /// # Examples
 ///
@@ -45,14 +45,20 @@ pub trait State: private::Internals {
 /// assert!(describe(&file)?.starts_with("5 bytes, sealed against "));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait Sealed: State + private::Internals<Known = Option<Extent>> {}
+#[diagnostic::on_unimplemented(
+    message = "a file in the state `{Self}` is not shared",
+    label = "a draft has no descriptor, and no second handle, to give away",
+    note = "make the file immutable with `seal_read_only()`; or leave the typestate with \
+            `into_file()`, and come back with `SealedFile::adopt_read_only`"
+)]
+pub trait Sealed: State {}
 
-/// Nothing is promised: this value is the only handle to the file, and may fill it.
+/// A *draft*: the kernel has promised nothing, and this value is the only handle to the file.
 ///
 /// # Guarantees
 ///
-/// * No other [`SealedFile`](crate::SealedFile), descriptor or mapping of this file was made
-///   through this crate, so a `&mut [u8]` over it is exclusive.
+/// * Through this crate, no other [`SealedFile`](crate::SealedFile) and no descriptor of the file was
+///   made, and no other mapping of it is in use, so a `&mut [u8]` over the file is exclusive.
 ///
 /// # Not guaranteed
 ///
@@ -71,22 +77,22 @@ pub trait Sealed: State + private::Internals<Known = Option<Extent>> {}
 #[derive(Debug)]
 pub enum Unsealed {}
 
-/// No byte changes any more and the length cannot fall, in any process, forever.
+/// An *immutable* file: no byte changes any more and the file cannot shrink, in any process, forever.
 ///
 /// # Guarantees
 ///
 /// * The seals [`WRITE`](Seals::WRITE) and [`SHRINK`](Seals::SHRINK) were confirmed by
 ///   `F_GET_SEALS`, in a combination that the running kernel enforces.
-/// * Seals are never removed ([fcntl(2)], "File Sealing"), so this stays true whoever holds the file.
+/// * Seals are never removed ([fcntl(2)], "File Sealing"), so the promise holds whoever has the file.
 ///
 /// # Not guaranteed
 ///
-/// * That the length cannot grow, unless [`GROW`](Seals::GROW) is present: what is added later is
+/// * That the file cannot grow, unless it carries [`GROW`](Seals::GROW). Bytes that are added later are
 ///   not part of the value.
 /// * That every page is in memory: see [`SealedFile::reserve`](crate::SealedFile::reserve).
 /// * Anything but the bytes and the length: whoever has the descriptor can move its offset, change
-///   mode bits and times, and take memory for holes. Readers who want an offset of their own open
-///   the file anew, with [`SealedFile::reopen`](crate::SealedFile::reopen).
+///   mode bits and times, and allocate memory for holes. For an offset of one's own there is
+///   [`SealedFile::reopen`](crate::SealedFile::reopen).
 ///
 /// # Examples
 ///
@@ -100,7 +106,7 @@ pub enum Unsealed {}
 #[derive(Debug)]
 pub enum ReadOnlySealed {}
 
-/// The length cannot fall, and only a mapping made before the seal can still write.
+/// A *live* file: the file cannot shrink, and only mappings made before the seal can still write.
 ///
 /// # Guarantees
 ///
@@ -109,12 +115,12 @@ pub enum ReadOnlySealed {}
 ///
 /// # Not guaranteed
 ///
-/// * That the bytes stay as they are: the producer goes on writing. There is never a `&[u8]` over
-///   such a file.
+/// * That the bytes stay as they are: the producer goes on writing. There is never a `&[u8]` over a
+///   live file.
 ///
 /// # Platform-specific
 ///
-/// Linux and Android, from Linux 5.1 (5.4.4 is the oldest kernel the guarantee is claimed for).
+/// Linux and Android, from Linux 5.1 (5.4.4 is the oldest kernel for which the guarantee is claimed).
 /// Elsewhere no file is ever in this state.
 ///
 /// # Examples
@@ -127,56 +133,26 @@ pub enum ReadOnlySealed {}
 #[derive(Debug)]
 pub enum FutureWriteSealed {}
 
-/// What was known of a file's size when its seals had been confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Bytes. `SHRINK` makes this a lower bound forever.
-    pub(crate) len: u64,
-    /// Bytes per page, if the file lives on hugetlbfs.
-    pub(crate) huge_page: Option<u64>,
+mod private {
+    #[derive(Debug)]
+    pub struct OnlyHere;
 }
-
-pub(crate) mod private {
-    use super::*;
-
-    pub trait Internals {
-        /// What a [`SealedFile`](crate::SealedFile) in this state remembers of its file.
-        type Known: Copy + Send + Sync + Unpin + UnwindSafe + RefUnwindSafe + 'static;
-
-        /// Says what a failed `write(2)` means, where the errno does not.
-        fn explain_write(_known: Self::Known, error: io::Error) -> io::Error {
-            error
-        }
-    }
-
-    impl Internals for Unsealed {
-        type Known = HugePages;
-
-        fn explain_write(huge_pages: HugePages, error: io::Error) -> io::Error {
-            huge_pages.explain(error, "a hugetlb file cannot be written: use map_mut")
-        }
-    }
-
-    impl Internals for FutureWriteSealed {
-        type Known = Option<Extent>;
-    }
-
-    impl Internals for ReadOnlySealed {
-        type Known = Option<Extent>;
-    }
-}
+use private::OnlyHere;
 
 impl State for Unsealed {
     const REQUIRED: Seals = Seals::empty();
     const NAME: &'static str = "Unsealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
 }
 impl State for FutureWriteSealed {
     const REQUIRED: Seals = Seals::FUTURE_WRITE.union(Seals::SHRINK);
     const NAME: &'static str = "FutureWriteSealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
 }
 impl State for ReadOnlySealed {
     const REQUIRED: Seals = Seals::WRITE.union(Seals::SHRINK);
     const NAME: &'static str = "ReadOnlySealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
 }
 
 impl Sealed for FutureWriteSealed {}

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 // Elsewhere these are left out whole, and rustc is silent about what a module with a
@@ -14,8 +15,12 @@ pub(crate) use rustix::{
     net,
 };
 
-use crate::state::Extent;
-use crate::{HugePages, Seals};
+use crate::failure::while_doing;
+use crate::huge_pages::HugePages;
+use crate::seals::Seals;
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+pub(crate) mod socket;
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 compile_error!("sealed-mmap needs file seals, which only Linux, Android and FreeBSD have");
@@ -28,31 +33,75 @@ pub(crate) struct Memfd {
 }
 
 impl Memfd {
+    /// Its descriptor is never 0, 1 or 2: what prints would write into the file.
     pub(crate) fn create(&self, name: &[u8]) -> io::Result<File> {
+        let file = self.create_anywhere(name)?;
+        if file.as_raw_fd() >= FIRST_OF_OUR_DESCRIPTORS {
+            return Ok(file);
+        }
+        // Moving the file to a higher number would come too late: another thread may already print
+        // into it. So it only keeps its number from being used again, until there is a higher one.
+        let mut printed_to = vec![file];
+        loop {
+            let file = self.create_anywhere(name)?;
+            if file.as_raw_fd() >= FIRST_OF_OUR_DESCRIPTORS {
+                return Ok(file);
+            }
+            printed_to.push(file);
+        }
+    }
+
+    fn create_anywhere(&self, name: &[u8]) -> io::Result<File> {
         let mut flags = MemfdFlags::CLOEXEC;
         flags.set(MemfdFlags::ALLOW_SEALING, self.allow_sealing);
         if let HugePages::HugeTlb(size) = self.huge_pages {
             let size = size.map_or(0, |size| size.log2() << MFD_HUGE_SHIFT);
             flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
         }
-        let mut created = rustix::fs::memfd_create(name, flags | exec_flag(self.executable));
-        if let Err(Errno::INVAL) = created {
-            // Linux before 6.3 does not know the exec flags. Every other flag has to stay: without
-            // ALLOW_SEALING the file could never be sealed.
-            created = rustix::fs::memfd_create(name, flags);
-            if let (Ok(fd), false) = (&created, self.executable) {
-                rustix::fs::fchmod(fd, Mode::from_raw_mode(0o666))?;
+        match rustix::fs::memfd_create(name, flags | exec_flag(self.executable)) {
+            Ok(fd) => Ok(fd.into()),
+            // Linux before 6.3 does not know the exec flags, and sandboxes from its time deny them.
+            Err(errno @ (Errno::INVAL | Errno::PERM | Errno::NOSYS)) => {
+                self.create_by_mode(name, flags, errno)
             }
+            Err(errno) => Err(self.explain(errno)),
         }
-        match created {
-            Err(Errno::NODEV) => {
+    }
+
+    /// The mode bits say whether the file may be executed. Every flag but the exec flags has to stay:
+    /// without `ALLOW_SEALING` the file could never be sealed.
+    fn create_by_mode(&self, name: &[u8], flags: MemfdFlags, why: Errno) -> io::Result<File> {
+        let fd = rustix::fs::memfd_create(name, flags).map_err(|errno| self.explain(errno))?;
+        if !self.executable {
+            set_mode(fd.as_fd(), 0o666)?;
+        } else if get_seals(fd.as_fd())?.contains(Seals::EXEC) {
+            // The sysctl vm.memfd_noexec has taken the executable bits away.
+            return Err(self.explain(why));
+        }
+        Ok(fd.into())
+    }
+
+    fn explain(&self, errno: Errno) -> io::Error {
+        match errno {
+            Errno::NODEV => {
                 let message = "the kernel has no huge pages of this size";
-                Err(io::Error::new(io::ErrorKind::Unsupported, message))
+                io::Error::new(io::ErrorKind::Unsupported, message)
             }
-            done => Ok(done?.into()),
+            // What the sysctl vm.memfd_noexec=2 answers, and nothing else of the kernel.
+            Errno::ACCESS if self.executable && memfd_noexec() != Some(false) => errno.into(),
+            errno => while_doing("create a file in memory (memfd_create)")(errno),
         }
     }
 }
+
+/// Whether the sysctl `vm.memfd_noexec` is 2, if that can be told.
+fn memfd_noexec() -> Option<bool> {
+    let setting = std::fs::read_to_string("/proc/sys/vm/memfd_noexec").ok()?;
+    Some(setting.trim() == "2")
+}
+
+/// 0 to 2 are standard input, output and error, whatever is open there.
+pub(crate) const FIRST_OF_OUR_DESCRIPTORS: RawFd = 3;
 
 /// `<linux/memfd.h>`; FreeBSD's `<sys/mman.h>` has the same value.
 const MFD_HUGE_SHIFT: u32 = 26;
@@ -71,7 +120,8 @@ fn exec_flag(_executable: bool) -> MemfdFlags {
 const ENFORCED: u32 = if cfg!(target_os = "freebsd") { 0x0f } else { !0 };
 
 pub(crate) fn get_seals(fd: BorrowedFd<'_>) -> io::Result<Seals> {
-    let seals = rustix::fs::fcntl_get_seals(fd)?;
+    let seals = rustix::fs::fcntl_get_seals(fd)
+        .map_err(while_doing("read the seals of the file (F_GET_SEALS)"))?;
     Ok(Seals::from_bits_retain(seals.bits() & ENFORCED))
 }
 
@@ -79,24 +129,29 @@ pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: Seals) -> io::Result<()> {
     if seals.bits() & ENFORCED != seals.bits() {
         return Err(Errno::INVAL.into());
     }
+    // EPERM has a meaning here, which `sealing` knows.
     Ok(rustix::fs::fcntl_add_seals(fd, SealFlags::from_bits_retain(seals.bits()))?)
 }
 
-/// Whether the descriptor's access mode allows reading, and so mapping.
-pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let flags = rustix::fs::fcntl_getfl(fd)?;
-    let access = flags & OFlags::RWMODE;
-    Ok(!flags.contains(OFlags::PATH) && (access == OFlags::RDONLY || access == OFlags::RDWR))
+/// How a descriptor was opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Access {
+    /// Allows reading, and so mapping.
+    pub(crate) read: bool,
+    pub(crate) write: bool,
 }
 
-/// Whether the descriptor's access mode allows writing.
-pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let access = rustix::fs::fcntl_getfl(fd)? & OFlags::RWMODE;
-    Ok(access == OFlags::WRONLY || access == OFlags::RDWR)
+pub(crate) fn access(fd: BorrowedFd<'_>) -> io::Result<Access> {
+    let flags = rustix::fs::fcntl_getfl(fd)
+        .map_err(while_doing("read the access mode of the descriptor (F_GETFL)"))?;
+    let mode = flags & OFlags::RWMODE;
+    let is = |one| !flags.contains(OFlags::PATH) && (mode == one || mode == OFlags::RDWR);
+    Ok(Access { read: is(OFlags::RDONLY), write: is(OFlags::WRONLY) })
 }
 
 pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u16) -> io::Result<()> {
-    Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?)
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))
+        .map_err(while_doing("change the mode of the file (fchmod)"))
 }
 
 /// What `fstat(2)` tells, in types that are the same on every target.
@@ -119,7 +174,7 @@ pub(crate) struct Stat {
 
 #[allow(clippy::unnecessary_cast, reason = "the types differ by target")]
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    let stat = rustix::fs::fstat(fd)?;
+    let stat = rustix::fs::fstat(fd).map_err(while_doing("look at the file (fstat)"))?;
     Ok(Stat {
         len: stat.st_size as u64,
         block: stat.st_blksize as u64,
@@ -131,6 +186,15 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     })
 }
 
+/// What is known of a file's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Bytes. Once the file carries `SHRINK`, a lower bound forever.
+    pub(crate) len: u64,
+    /// Bytes per page, if the file lives on hugetlbfs.
+    pub(crate) huge_page: Option<u64>,
+}
+
 /// The extent of a file that can carry seals. hugetlbfs reports its page size as block size, which
 /// is never 4096; a plain memfd does so only with larger base pages or under transparent huge
 /// pages, and otherwise needs no further call.
@@ -140,7 +204,8 @@ pub(crate) fn extent(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Extent> {
     const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
     let mut huge_page = None;
     if stat.block != 4096 {
-        let file_system = rustix::fs::fstatfs(fd)?;
+        let file_system = rustix::fs::fstatfs(fd)
+            .map_err(while_doing("tell whether the file is made of huge pages (fstatfs)"))?;
         if file_system.f_type as u32 == HUGETLBFS_MAGIC {
             huge_page = Some(file_system.f_bsize as u64);
         }
@@ -155,43 +220,76 @@ pub(crate) fn extent(_fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<Extent> {
     Ok(Extent { len: stat.len, huge_page: is_huge.then_some(stat.block) })
 }
 
-/// Takes memory for the first `len` bytes, all or an error, growing the file where it is shorter.
+/// Allocates memory for every hole in the first `len` bytes, all or an error, growing a file that is
+/// shorter. Through a description of its own where `fd` is read-only.
 pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    fits_memory(len)?;
+    let doing = while_doing("reserve memory for the file (fallocate)");
+    match fill_holes(fd, len) {
+        Err(Errno::BADF) => fill_holes(reopen(fd, true)?.as_fd(), len).map_err(doing),
+        done => done.map_err(doing),
+    }
+}
+
+fn fill_holes(fd: BorrowedFd<'_>, len: u64) -> rustix::io::Result<()> {
     // A signal makes the kernel undo the whole call. Without smaller steps a timer that keeps
     // firing would keep it from ever ending.
     const SMALLEST_STEP: u64 = 1 << 20;
+    /// Of the smallest step. Only what is no signal interrupts it so often.
+    const MOST_INTERRUPTIONS: u32 = 1000;
 
-    fits_memory(len)?;
-    let mut done = 0;
-    let mut step = len;
+    let (mut done, mut step, mut interruptions) = (0, len, 0);
     while done < len {
         let next = step.min(len - done);
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), done, next) {
-            Ok(()) => done += next,
-            Err(Errno::INTR) => step = (step / 2).max(SMALLEST_STEP),
-            Err(error) => return Err(error.into()),
+            Ok(()) => (done, interruptions) = (done + next, 0),
+            Err(Errno::INTR) if interruptions < MOST_INTERRUPTIONS => {
+                interruptions += 1;
+                step = (step / 2).max(SMALLEST_STEP);
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
 /// `ENOMEM` for more bytes than the machine has memory and swap. Neither `fallocate(2)` nor
-/// `madvise(2)` knows this limit: they would go on until the OOM killer steps in.
+/// `madvise(2)` knows this limit: they would go on until the OOM killer steps in. Where a sandbox
+/// denies the question there is no limit.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
     // Where there is less, nothing runs, and asking would be a tenth of receiving a small file.
     const ALWAYS_THERE: u64 = 1 << 20;
 
-    if len <= ALWAYS_THERE {
-        return Ok(());
-    }
-    let info = rustix::system::sysinfo();
-    #[allow(clippy::useless_conversion, reason = "the type differs by target")]
-    let units = u64::from(info.totalram).saturating_add(info.totalswap.into());
-    if len > units.saturating_mul(info.mem_unit.into()) {
+    if len > ALWAYS_THERE && memory_and_swap().is_some_and(|there_is| len > there_is) {
         return Err(Errno::NOMEM.into());
     }
     Ok(())
+}
+
+/// Bytes, if `sysinfo(2)` may be called. rustix's own function assumes that it cannot fail, and
+/// gives out what the kernel never wrote where it does.
+#[cfg(not(target_os = "freebsd"))]
+#[allow(unsafe_code, reason = "the C library's function reports errors, which rustix's does not")]
+fn memory_and_swap() -> Option<u64> {
+    use rustix::system::Sysinfo;
+    use std::ffi::{c_int, c_void};
+    use std::mem::MaybeUninit;
+
+    unsafe extern "C" {
+        fn sysinfo(info: *mut c_void) -> c_int;
+    }
+    let mut info = MaybeUninit::<[Sysinfo; 4]>::zeroed();
+    // SAFETY: sysinfo(2) writes one `struct sysinfo`, the kernel's, to where its argument points. There
+    // is room for four, because the struct of musl's <sys/sysinfo.h> is longer than the kernel's.
+    if unsafe { sysinfo(info.as_mut_ptr().cast()) } != 0 {
+        return None;
+    }
+    // SAFETY: every field is an integer, or an array of integers, and all of them have been zeroed.
+    let [info, ..] = unsafe { info.assume_init() };
+    #[allow(clippy::useless_conversion, reason = "the type differs by target")]
+    let units = u64::from(info.totalram).saturating_add(info.totalswap.into());
+    Some(units.saturating_mul(info.mem_unit.into()))
 }
 
 #[cfg(target_os = "freebsd")]
@@ -199,34 +297,97 @@ pub(crate) fn fits_memory(_len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the descriptors of this thread are found. `/proc/self/fd` has those of the thread group's
+/// leader, who shares them with every thread but those that called `unshare(CLONE_FILES)`.
+#[cfg(not(target_os = "freebsd"))]
+fn path_of(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
+}
+
 /// A new open file description of the same file.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
-    use std::os::fd::{AsFd, AsRawFd};
-
-    let astray = || {
-        let message = "opening the file anew needs a /proc/self/fd that leads back to it";
-        io::Error::new(io::ErrorKind::Unsupported, message)
-    };
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     // Whoever else has the file can hold a lease on it, for which opening would wait.
     let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let again = match rustix::fs::open(path, access | at_once, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Err(astray()),
-        done => done?,
+    let again = match rustix::fs::open(path_of(fd), access | at_once, Mode::empty()) {
+        Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+            return Err(Astray(Some(errno.into())).into());
+        }
+        // open(2): "The requested access to the file is not allowed".
+        Err(Errno::ACCESS) => return Err(Errno::ACCESS.into()),
+        done => done.map_err(while_doing("open the file anew (/proc/thread-self/fd)"))?,
     };
+    let again = above_standard_descriptors(again)?;
     // In a sandbox /proc can be anything. Seals only become more, so the older ones are read first.
     let seals = get_seals(fd)?;
-    let same_file = stat(fd)?.id == stat(again.as_fd())?.id
-        && get_seals(again.as_fd()).is_ok_and(|now| now.contains(seals));
-    if same_file { Ok(again) } else { Err(astray()) }
+    let is_same_file =
+        stat(fd)?.id == stat(again.as_fd())?.id && get_seals(again.as_fd())?.contains(seals);
+    if is_same_file { Ok(again) } else { Err(Astray(None).into()) }
+}
+
+#[cfg(not(target_os = "freebsd"))]
+#[derive(Debug, thiserror::Error)]
+#[error("opening the file anew needs a /proc/thread-self/fd that leads back to it")]
+struct Astray(#[source] Option<io::Error>);
+
+#[cfg(not(target_os = "freebsd"))]
+impl From<Astray> for io::Error {
+    fn from(astray: Astray) -> Self {
+        Self::new(io::ErrorKind::Unsupported, astray)
+    }
+}
+
+#[cfg(not(target_os = "freebsd"))]
+fn above_standard_descriptors(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= FIRST_OF_OUR_DESCRIPTORS {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OF_OUR_DESCRIPTORS)?)
 }
 
 #[cfg(target_os = "freebsd")]
 pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd> {
     let message = "FreeBSD cannot open an anonymous file anew";
     Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// The name of the file, or its path, for messages.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<String> {
+    let link = std::fs::read_link(path_of(fd)).ok()?;
+    let link = link.to_string_lossy();
+    let name = link.strip_prefix("/memfd:").and_then(|name| name.strip_suffix(" (deleted)"));
+    Some(name.unwrap_or(&link).to_owned())
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn name(_fd: BorrowedFd<'_>) -> Option<String> {
+    None
+}
+
+/// Whether a user id stands for one user. In a user namespace the overflow uid stands for every user
+/// that the namespace does not map. See user_namespaces(7), "Unmapped user and group IDs".
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn is_one_user(uid: u32) -> bool {
+    const DEFAULT_OVERFLOW_UID: u32 = 65534;
+    /// All but -1, which is no user.
+    const ALL_USERS: u64 = u32::MAX as u64;
+
+    let overflow_uid = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+    let overflow_uid = overflow_uid.ok().and_then(|uid| uid.trim().parse().ok());
+    if uid != overflow_uid.unwrap_or(DEFAULT_OVERFLOW_UID) {
+        return true;
+    }
+    // A line is an extent: first id here, first id outside, how many.
+    let map = std::fs::read_to_string("/proc/thread-self/uid_map").unwrap_or_default();
+    let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    counts.sum::<u64>() >= ALL_USERS
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn is_one_user(_uid: u32) -> bool {
+    true
 }
 
 /// Copies up to `count` bytes from `offset` of one file to the end of another, inside the kernel.
@@ -262,14 +423,21 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Lets some time pass, or less where a signal comes or a sandbox denies the call. Not by
+/// `nanosleep(2)`: std's function panics where it is denied, and rustix's reads a remaining time that
+/// the kernel need not have written.
+pub(crate) fn sleep(time: Duration) {
+    if let Ok(time) = rustix::event::Timespec::try_from(time) {
+        let _ = rustix::event::poll(&mut [], Some(&time));
+    }
+}
+
 /// Whether shared memory gets transparent huge pages where `MADV_HUGEPAGE` asks for them, and only
-/// there: under other settings `write(2)` gets as many, or nobody does.
+/// there: under other settings `write(2)` gets as many, or nobody does. Read each time, because an
+/// administrator may change it.
 pub(crate) fn huge_pages_on_advice() -> bool {
-    static ON_ADVICE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ON_ADVICE.get_or_init(|| {
-        std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-            .is_ok_and(|setting| setting.contains("[advise]"))
-    })
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+        .is_ok_and(|setting| setting.contains("[advise]"))
 }
 
 /// What `madvise(2)` is asked for, where the operating system knows it.
@@ -304,21 +472,20 @@ pub(crate) mod futex {
     use std::time::Duration;
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    use rustix::{io::Errno, thread::futex};
+    use {
+        crate::failure::while_doing,
+        rustix::{io::Errno, thread::futex},
+    };
 
     /// Sleeps until somebody wakes those who sleep on the word, unless it differs from `expected`.
     /// May end early.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(crate) fn wait(
-        word: &AtomicU32,
-        expected: u32,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> io::Result<()> {
         // One that cannot be expressed is none.
-        let timeout = timeout.and_then(|timeout| futex::Timespec::try_from(timeout).ok());
+        let timeout = futex::Timespec::try_from(timeout).ok();
         match futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()) {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(while_doing("sleep until there is a new value (futex)")(error)),
         }
     }
 
@@ -330,7 +497,7 @@ pub(crate) mod futex {
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(crate) fn wait(_: &AtomicU32, _: u32, _: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(_: &AtomicU32, _: u32, _: Duration) -> io::Result<()> {
         let message = "sleeping until a publisher wakes needs Linux or Android";
         Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }

@@ -1,7 +1,7 @@
 //! Every example does what it says when it is run as a user would: on files, standard input, nothing,
 //! and with a peer that fails or lies.
 
-#[path = "common/runs.rs"]
+#[path = "support/runs.rs"]
 mod runs;
 
 use std::env;

@@ -10,8 +10,7 @@
 #![allow(dead_code, reason = "the model needs a part of the protocol")]
 #![allow(clippy::duplicate_mod, clippy::unnecessary_cast, reason = "each time with other words")]
 
-#[path = "common/runs.rs"]
-mod runs;
+mod support;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,20 +22,26 @@ use loom::sync::{Condvar, Mutex};
 
 #[path = "../src/latest"]
 mod words_of_64_bits {
-    pub(crate) type Word = u64;
+    pub(crate) mod word {
+        pub(crate) type Word = u64;
+    }
     pub(crate) mod protocol;
 }
 
 #[path = "../src/latest"]
 mod words_of_32_bits {
-    pub(crate) type Word = u32;
+    pub(crate) mod word {
+        pub(crate) type Word = u32;
+    }
     pub(crate) mod protocol;
 }
 
 /// A stand-in for 32 bits, whose lowest part of a number comes round soon enough for a test.
 #[path = "../src/latest"]
 mod words_of_16_bits {
-    pub(crate) type Word = u16;
+    pub(crate) mod word {
+        pub(crate) type Word = u16;
+    }
     pub(crate) mod protocol;
 }
 
@@ -89,15 +94,15 @@ const WAIT: Run = Run { during: &[2], ..RUN };
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound =
-        builder.preemption_bound.or(Some(if runs::in_full() { 4 } else { 2 }));
+        builder.preemption_bound.or(Some(if support::runs::in_full() { 4 } else { 2 }));
     builder.check(model);
 }
 
 macro_rules! model {
     ($width:ident) => {
         use super::*;
-        use crate::$width::Word;
         use crate::$width::protocol::{BELL, Geometry, News, Reader, Sink, Source, Writer};
+        use crate::$width::word::Word;
 
         const WORD: usize = size_of::<Word>();
 
@@ -326,7 +331,7 @@ mod with_16_bits {
     }
 
     #[test]
-    fn a_reader_that_sleeps_while_a_number_comes_round_in_part_is_woken() {
+    fn a_sleeping_reader_is_woken_by_a_number_that_comes_round() {
         wait(Run { before: &[ROUND - 1], during: &[ROUND], ..WAIT });
     }
 

@@ -1,45 +1,41 @@
 //! Where memory is short, what would be a `SIGBUS` later is an error now: under strict overcommit
 //! and with an empty hugetlb pool. The limits are the machine's, so these tests run one by one.
-#![allow(unsafe_code, reason = "children that die of SIGBUS, and a map that reserves nothing")]
+#![allow(unsafe_code, reason = "a map that reserves nothing")]
 
-#[path = "common/files.rs"]
-mod files;
+mod support;
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::MmapOptions;
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, fallocate, memfd_create};
 use rustix::io::Errno;
-use rustix::pipe::pipe;
-use rustix::process::{Pid, WaitOptions, waitpid};
-use sealed_mmap::{CreateOptions, HugePages, Producer, Refusal, SealPolicy, SealedFile, Seals};
+use sealed_mmap::{CreateOptions, HugePages, Producer, Refusal, SealPolicy, SealedFile};
 
-use files::{IMMUTABLE, is_root, memfd, refused, seal};
+use support::files::{WHOLE, hole, is_root, map_writable, memfd, refused, reopen, seal};
+use support::meminfo;
+use support::process::{Forked, Turn, turn};
+use support::runs::{is_configured_as, is_emulated};
 
 const MIB: u64 = 1 << 20;
-const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
 
 /// A setting of the machine, put back in the end, and no other test of this file meanwhile.
 struct Machine {
     changed: Option<(&'static str, String)>,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Machine {
     fn alone() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { changed: None, _alone: alone }
+        Self { changed: None, _turn: turn() }
     }
 
     /// Only a virtual machine that exists for the tests is anyone's to change.
     fn may_be_changed() -> bool {
-        is_root() && std::env::var_os("SEALED_MMAP_VM").is_some()
+        is_root() && is_emulated()
     }
 
     fn change(&mut self, path: &'static str, value: &str) {
@@ -61,7 +57,7 @@ fn strict_overcommit() -> Option<(Machine, u64)> {
     const MODE: &str = "/proc/sys/vm/overcommit_memory";
     let mut machine = Machine::alone();
     let strict = fs::read_to_string(MODE).unwrap().trim() == "2";
-    if std::env::var_os("SEALED_MMAP_CONFIG").is_some_and(|config| config == "overcommit2") {
+    if is_configured_as("overcommit2") {
         assert!(strict, "this configuration was to be strict");
     }
     if !strict {
@@ -70,23 +66,17 @@ fn strict_overcommit() -> Option<(Machine, u64)> {
             return None;
         }
         // Without effect in the other modes, so it need not be put back.
-        let limit = meminfo("Committed_AS:") + 64 * MIB;
+        let limit = meminfo("Committed_AS") + 64 * MIB;
         fs::write("/proc/sys/vm/overcommit_kbytes", (limit / 1024).to_string()).unwrap();
         machine.change(MODE, "2");
     }
-    let headroom = meminfo("CommitLimit:").saturating_sub(meminfo("Committed_AS:"));
+    let headroom = meminfo("CommitLimit").saturating_sub(meminfo("Committed_AS"));
     let too_much = headroom + 32 * MIB;
-    if too_much > (1 << 30).min(meminfo("MemAvailable:")) {
+    if too_much > (1 << 30).min(meminfo("MemAvailable")) {
         eprintln!("not run: {} MiB are allowed, too many to exhaust", headroom / MIB);
         return None;
     }
     Some((machine, too_much))
-}
-
-fn meminfo(name: &str) -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
 }
 
 fn is_lack_of_memory(error: &io::Error) -> bool {
@@ -102,52 +92,29 @@ fn is_lack_of_pages(error: &io::Error) -> bool {
 }
 
 /// A child that touches memory when it is told to, and does no more.
-struct Child {
-    pid: Pid,
-    go: OwnedFd,
+fn child_that(touches: impl FnOnce()) -> Forked {
+    Forked::that(|mut parent| {
+        let _ = parent.read(&mut [0]);
+        touches();
+    })
 }
 
-impl Child {
-    fn that(touches: impl FnOnce()) -> Self {
-        let (told, go) = pipe().unwrap();
-        // SAFETY: the child of this process with several threads waits, touches memory and exits.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            drop(go);
-            let _ = rustix::io::read(told, &mut [0]);
-            touches();
-            // SAFETY: it has no obligations.
-            unsafe { libc::_exit(0) };
-        }
-        assert!(child > 0, "{}", io::Error::last_os_error());
-        Self { pid: Pid::from_raw(child).unwrap(), go }
-    }
-
-    fn dies_of_sigbus(self) -> bool {
-        rustix::io::write(&self.go, b"!").unwrap();
-        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty()).unwrap().unwrap();
-        let signal = status.terminating_signal();
-        assert!(status.exit_status() == Some(0) || signal == Some(libc::SIGBUS), "{status:?}");
-        status.exit_status().is_none()
-    }
+fn dies_of_sigbus(child: Forked) -> bool {
+    let status = child.finish();
+    let signal = status.terminating_signal();
+    assert!(status.exit_status() == Some(0) || signal == Some(libc::SIGBUS), "{status:?}");
+    status.exit_status().is_none()
 }
 
 fn reading_is_sigbus(map: &[u8]) -> bool {
     let read = || {
         black_box(map.iter().step_by(4096).fold(0, |all, byte| all ^ byte));
     };
-    Child::that(read).dies_of_sigbus()
-}
-
-fn hole(len: u64) -> SealedFile {
-    let file = memfd();
-    file.set_len(len).unwrap();
-    seal(&file, WHOLE).unwrap();
-    SealedFile::receive_read_only(file, &SealPolicy::new()).unwrap()
+    dies_of_sigbus(child_that(read))
 }
 
 #[test]
-fn filling_a_file_that_strict_overcommit_has_no_memory_for_is_an_error() {
+fn filling_a_file_beyond_strict_overcommit_is_an_error() {
     let Some((_machine, too_much)) = strict_overcommit() else { return };
     let mut draft = SealedFile::create("draft").unwrap();
     draft.set_len(too_much).unwrap();
@@ -166,7 +133,7 @@ fn filling_a_file_that_strict_overcommit_has_no_memory_for_is_an_error() {
 }
 
 #[test]
-fn a_hole_that_strict_overcommit_has_no_memory_for_is_an_error_and_not_a_sigbus() {
+fn a_hole_beyond_strict_overcommit_is_an_error_not_a_sigbus() {
     let Some((_machine, too_much)) = strict_overcommit() else { return };
     let file = hole(too_much);
     let error = file.reserve().unwrap_err();
@@ -208,7 +175,7 @@ fn everything() -> File {
 }
 
 #[test]
-fn writing_a_live_file_does_not_run_out_of_memory_under_strict_overcommit() {
+fn writing_a_live_file_needs_no_memory_under_strict_overcommit() {
     let Some((_machine, too_much)) = strict_overcommit() else { return };
     const LEN: u64 = 8 * MIB;
     let mut producer = match Producer::create("live", LEN) {
@@ -226,11 +193,11 @@ fn writing_a_live_file_does_not_run_out_of_memory_under_strict_overcommit() {
     // Control: a file of the same length for which nothing was reserved.
     let sparse = memfd();
     sparse.set_len(LEN).unwrap();
-    let mut sparse = files::map_writable(&sparse);
-    let control = Child::that(|| sparse.fill(7));
+    let mut sparse = map_writable(&sparse);
+    let control = child_that(|| sparse.fill(7));
 
     let rest = everything();
-    let deadly = control.dies_of_sigbus();
+    let deadly = dies_of_sigbus(control);
     producer.write_at(0, &bytes).unwrap();
     map.read_at(0, &mut seen).unwrap();
     drop(rest);
@@ -263,7 +230,7 @@ fn more_than_the_pool() -> Option<(File, u64)> {
 }
 
 #[test]
-fn filling_a_hugetlb_file_that_the_pool_has_no_pages_for_is_an_error() {
+fn filling_a_file_beyond_the_hugetlb_pool_is_an_error() {
     let _machine = Machine::alone();
     let Some((_, too_much)) = more_than_the_pool() else { return };
     let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
@@ -276,7 +243,7 @@ fn filling_a_hugetlb_file_that_the_pool_has_no_pages_for_is_an_error() {
 }
 
 #[test]
-fn a_hole_that_the_hugetlb_pool_has_no_page_for_is_an_error_and_not_a_sigbus() {
+fn a_hole_beyond_the_hugetlb_pool_is_an_error_not_a_sigbus() {
     let mut machine = Machine::alone();
     if Machine::may_be_changed() {
         // A page for the beginning of the file, and none for its end.
@@ -295,7 +262,7 @@ fn a_hole_that_the_hugetlb_pool_has_no_page_for_is_an_error_and_not_a_sigbus() {
         Err(error) => {
             // Kernels before 6.7 refuse shared maps of a writable descriptor of a sealed file.
             assert_eq!(error.raw_os_error(), Some(Errno::PERM.raw_os_error()));
-            let file = files::reopen(&file, rustix::fs::OFlags::RDONLY);
+            let file = reopen(&file, OFlags::RDONLY);
             // SAFETY: as above.
             let map = unsafe { options.no_reserve_swap().map(&file) }.unwrap();
             assert!(reading_is_sigbus(&map));

@@ -1,7 +1,6 @@
 //! Receiving or copying: what can be relied on is taken as it is, other regular files are copied.
 
-#[path = "common/files.rs"]
-mod files;
+mod support;
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -13,7 +12,7 @@ use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::io::Errno;
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
-use files::{
+use support::files::{
     IMMUTABLE, LIVE, UNCHECKED, exec_seal_is_checked, executable, filled, is_root, is_too_old_for,
     look, map_writable, ordinary_file, reopen, seal, sealed, seals_of, tmpfs_file,
 };
@@ -26,8 +25,12 @@ fn take(fd: impl Into<OwnedFd>, policy: &SealPolicy) -> SealedFile {
     SealedFile::receive_or_copy(fd, policy, LIMIT).unwrap()
 }
 
-fn refused(fd: impl Into<OwnedFd>, policy: &SealPolicy, limit: u64) -> (Refusal, OwnedFd) {
-    files::refused(fd, |fd| SealedFile::receive_or_copy(fd, policy, limit))
+fn neither_taken_nor_copied(
+    fd: impl Into<OwnedFd>,
+    policy: &SealPolicy,
+    limit: u64,
+) -> (Refusal, OwnedFd) {
+    support::files::refused(fd, |fd| SealedFile::receive_or_copy(fd, policy, limit))
 }
 
 /// Takes a file that is expected to be copied, and has its offset in the middle.
@@ -174,7 +177,7 @@ fn what_need_never_end_is_refused_and_not_read() {
     }
     endless.extend([("a pipe", reader), ("a socket", socket.into())]);
     for (name, fd) in endless {
-        let (refusal, fd) = refused(fd, &SealPolicy::new(), LIMIT);
+        let (refusal, fd) = neither_taken_nor_copied(fd, &SealPolicy::new(), LIMIT);
         let Refusal::NotSealable(error) = refusal else { panic!("{name}: {refusal:?}") };
         assert_eq!(error.raw_os_error(), Some(Errno::INVAL.raw_os_error()), "{name}");
         if name == "a pipe" || name == "a socket" {
@@ -187,7 +190,8 @@ fn what_need_never_end_is_refused_and_not_read() {
 fn what_cannot_be_read_cannot_be_copied() {
     for file in [filled(b"hello"), ordinary_file(b"hello"), sealed(b"hello", COPY)] {
         for flags in [OFlags::WRONLY, OFlags::PATH] {
-            let (refusal, _) = refused(reopen(&file, flags), &SealPolicy::new(), LIMIT);
+            let (refusal, _) =
+                neither_taken_nor_copied(reopen(&file, flags), &SealPolicy::new(), LIMIT);
             assert!(matches!(refusal, Refusal::NotReadable), "{refusal:?}");
         }
         take(reopen(&file, OFlags::RDONLY), &SealPolicy::new());
@@ -197,19 +201,19 @@ fn what_cannot_be_read_cannot_be_copied() {
 #[test]
 fn no_more_than_the_limit_is_copied() {
     for file in [filled(b"hello"), ordinary_file(b"hello")] {
-        let (refusal, fd) = refused(file, &SealPolicy::new(), 4);
+        let (refusal, fd) = neither_taken_nor_copied(file, &SealPolicy::new(), 4);
         let Refusal::Io(error) = refusal else { panic!("{refusal:?}") };
         assert_eq!(error.raw_os_error(), Some(Errno::FBIG.raw_os_error()));
         SealedFile::receive_or_copy(fd, &SealPolicy::new(), 5).unwrap();
     }
     // The lengths of these files are not known beforehand.
     let file = File::open("/proc/version").unwrap();
-    let (refusal, _) = refused(file, &SealPolicy::new(), 4);
+    let (refusal, _) = neither_taken_nor_copied(file, &SealPolicy::new(), 4);
     assert!(matches!(refusal, Refusal::Io(_)), "{refusal:?}");
     // A hole counts like any other byte.
     let sparse = filled(b"");
     sparse.set_len(1 << 50).unwrap();
-    let (refusal, _) = refused(sparse, &SealPolicy::new(), LIMIT);
+    let (refusal, _) = neither_taken_nor_copied(sparse, &SealPolicy::new(), LIMIT);
     assert!(matches!(refusal, Refusal::Io(_)), "{refusal:?}");
 }
 
@@ -218,16 +222,16 @@ fn length_and_owner_are_judged_for_a_copy_too() {
     let own = rustix::process::geteuid().as_raw();
     let any = SealPolicy::new;
     for file in [filled(b"hello"), ordinary_file(b"hello")] {
-        let (refusal, fd) = refused(file, &any().len(..5), LIMIT);
+        let (refusal, fd) = neither_taken_nor_copied(file, &any().len(..5), LIMIT);
         assert!(matches!(refusal, Refusal::Length { len: 5, .. }), "{refusal:?}");
-        let (refusal, fd) = refused(fd, &any().owner(own + 1), LIMIT);
+        let (refusal, fd) = neither_taken_nor_copied(fd, &any().owner(own + 1), LIMIT);
         assert!(matches!(refusal, Refusal::Owner { .. }), "{refusal:?}");
         take(fd, &any().len(5..=5).owner(own));
     }
     if is_root() {
         let file = filled(b"hello");
         rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(4242)), None).unwrap();
-        let (refusal, fd) = refused(file, &any().owner(own), LIMIT);
+        let (refusal, fd) = neither_taken_nor_copied(file, &any().owner(own), LIMIT);
         assert!(matches!(refusal, Refusal::Owner { expected: 0, found: 4242 }), "{refusal:?}");
         take(fd, &any().owner(4242));
     }
@@ -250,16 +254,16 @@ fn the_seals_of_a_policy_are_not_asked_of_a_copy() {
 fn what_a_copy_would_not_help_is_refused() {
     let any = SealPolicy::new;
     let file = sealed(b"hello", COPY);
-    let (refusal, file) = refused(file, &any().forbid(Seals::GROW), LIMIT);
+    let (refusal, file) = neither_taken_nor_copied(file, &any().forbid(Seals::GROW), LIMIT);
     assert!(matches!(refusal, Refusal::ForbiddenSeals { .. }), "{refusal:?}");
-    let (refusal, _) = refused(file, &any().len(6..), LIMIT);
+    let (refusal, _) = neither_taken_nor_copied(file, &any().len(6..), LIMIT);
     assert!(matches!(refusal, Refusal::Length { len: 5, .. }), "{refusal:?}");
 
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
     match memfd_create("huge", flags) {
         Ok(file) => {
             seal(&file, IMMUTABLE).unwrap();
-            let (refusal, _) = refused(file, &any(), LIMIT);
+            let (refusal, _) = neither_taken_nor_copied(file, &any(), LIMIT);
             assert!(matches!(refusal, Refusal::HugeTlb), "{refusal:?}");
         }
         Err(errno) => {

@@ -1,41 +1,46 @@
-//! The layout, and the order in which words are written and read.
+//! The layout of the file, and the order in which words are written and read: a seqlock with several
+//! slots.
 //!
-//! It knows nothing of mappings or system calls, so that the very same code runs under a model
-//! checker (`tests/latest_model.rs`).
+//! This module knows nothing of mappings or system calls, so that the very same code runs under a
+//! model checker (`tests/latest_model.rs`).
 //!
 //! ```text
 //! byte 0     magic, version, size of a word, slots, capacity      written once, read once
-//! byte 128   NEWEST  the number of the newest value, and whether the publisher has ended
-//! byte 136   BELL    the low word of that again
+//! byte 128   NEWEST  the sequence number of the newest value, and whether the publisher has ended
+//! byte 136   BELL    the low word of NEWEST again
 //! byte 256   slot 0  BEGUN, LEN; from byte 64 on the payload
 //!            slot 1  …                                            `stride` words each
 //! ```
 //!
 //! Value *n* goes to slot *n* mod `slots`. The writer stores *n* in the slot's `BEGUN`, then the
-//! length and the payload, then *n* in `NEWEST`, with a release fence between each two. A reader
-//! goes the other way: `NEWEST`, length and payload, `BEGUN`, with an acquire fence between each
-//! two. If both numbers are *n*, everything in between is of value *n*:
+//! length and the payload, then *n* in `NEWEST`, with a release fence between each two. A reader goes
+//! the other way: `NEWEST`, length and payload, `BEGUN`, with an acquire fence between each two. If
+//! both sequence numbers are *n*, everything read in between belongs to value *n*:
 //!
-//! * nothing is older, for whoever sees `NEWEST` = *n* sees what was stored before it;
-//! * nothing is newer, for whoever sees a word of a later value sees the `BEGUN` stored before it.
+//! * nothing is older, because a reader that sees `NEWEST` = *n* sees what was stored before it;
+//! * nothing is newer, because a reader that sees a word of a later value sees the `BEGUN` that was
+//!   stored before that word.
 //!
-//! Numbers have 64 bits and so never come round. Where a word has 32, a number is two of them, and
-//! a reader may get halves of different numbers. `NEWEST` is written low half first and read high
-//! half first, `BEGUN` the other way round, with fences in between. So the high half of what was
-//! read as `NEWEST` is the older one: if the whole reads as *n*, then its low half, and with it all
-//! of the payload, is of value *n* or a later one. In `BEGUN` the low half is the older one: if the
-//! whole reads as *n*, then its low half, and with it all of the payload, is of value *n* or an
-//! earlier one.
+//! Sequence numbers have 64 bits and so never wrap. Where a word has 32 bits, a sequence number takes
+//! two words, and a reader may get halves of different numbers. `NEWEST` is written low half first
+//! and read high half first, `BEGUN` the other way around, with fences in between. In `NEWEST`, the
+//! high half that was read is therefore the older one: if the whole reads as *n*, then the low half,
+//! and with it all of the payload, belongs to value *n* or a later one. In `BEGUN`, the low half is
+//! the older one: if the whole reads as *n*, then the low half, and with it all of the payload,
+//! belongs to value *n* or an earlier one.
 //!
-//! Readers sleep on `BELL`, which is stored last and loaded first. So a reader that finds nothing
-//! newer knows a `BELL` from before whatever comes next, and the kernel does not let it fall asleep
-//! once that has changed. `NEWEST` itself would not do: of two halves, the one stored last is not the
-//! one that changes.
+//! Readers sleep on `BELL`, which is stored last and loaded first. A reader that finds nothing newer
+//! therefore holds a `BELL` from before the next value, and the kernel does not let the reader fall
+//! asleep once `BELL` has changed. `NEWEST` itself would not do: of its two halves, the one stored
+//! last is not the one that changes.
+//!
+//! The kernel lets any reader move the sleepers on `BELL` elsewhere. So nothing here relies on being
+//! woken: a sleep is bounded, and followed by another look.
 
 use std::cmp::Ordering;
 use std::io;
 
-use super::Word;
+use super::word::Word;
 
 /// Bytes of a word.
 const WORD: usize = size_of::<Word>();
@@ -180,6 +185,11 @@ impl Writer {
         self.geometry
     }
 
+    /// The sequence number of the newest value, or 0.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// The value must not be longer than the capacity.
     pub(crate) fn publish(&mut self, memory: &mut impl Sink, value: &[u8]) -> u64 {
         let number = self.newest + 1;
@@ -234,6 +244,11 @@ impl Reader {
 
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// The sequence number of the value that was read last, or 0.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// What there is for a reader that has seen the value of this number.

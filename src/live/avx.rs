@@ -11,7 +11,7 @@
 use std::arch::asm;
 use std::sync::atomic::AtomicUsize;
 
-use super::words::{WORD, load_each, store_each};
+use super::one_by_one::{self, WORD};
 
 const LINE: usize = 64;
 
@@ -30,15 +30,15 @@ impl Line {
 
 pub(super) fn load(words: &[AtomicUsize], target: &mut [u8]) {
     if !std::is_x86_feature_detected!("avx") {
-        return load_each(words, target);
+        return one_by_one::load(words, target);
     }
     let (before, lines, after) = Line::split(words);
     let (start, rest) = target.split_at_mut(size_of_val(before));
     let (middle, end) = rest.split_at_mut(size_of_val(lines));
-    load_each(before, start);
+    one_by_one::load(before, start);
     // SAFETY: the processor has AVX.
     unsafe { load_lines(lines, middle) };
-    load_each(after, end);
+    one_by_one::load(after, end);
 }
 
 /// # Safety
@@ -47,17 +47,17 @@ pub(super) fn load(words: &[AtomicUsize], target: &mut [u8]) {
 pub(super) unsafe fn store(words: &[AtomicUsize], source: &[u8]) {
     if !std::is_x86_feature_detected!("avx") {
         // SAFETY: this function's obligation.
-        return unsafe { store_each(words, source) };
+        return unsafe { one_by_one::store(words, source) };
     }
     let (before, lines, after) = Line::split(words);
     let (start, rest) = source.split_at(size_of_val(before));
     let (middle, end) = rest.split_at(size_of_val(lines));
     // SAFETY: this function's obligation.
-    unsafe { store_each(before, start) };
+    unsafe { one_by_one::store(before, start) };
     // SAFETY: this function's obligation, and the processor has AVX.
     unsafe { store_lines(lines, middle) };
     // SAFETY: this function's obligation.
-    unsafe { store_each(after, end) };
+    unsafe { one_by_one::store(after, end) };
 }
 
 /// # Safety

@@ -1,41 +1,45 @@
-//! The readers' side.
+//! The readers' side of live files.
+#![allow(unsafe_code, reason = "its maker says how long the file stays")]
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
-use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
 use super::{Mapping, Words};
-use crate::state::FutureWriteSealed;
-use crate::{OutOfBounds, SealedFile, sys};
+use crate::map::OutOfBounds;
+use crate::sys::Extent;
 
-/// A reader's view of a live file, from [`SealedFile::map_live`].
+/// A reader's view of a live file, from [`SealedFile::map_live`](crate::SealedFile::map_live).
 ///
-/// It copies out. There is no slice of it, for the producer goes on writing. It owns its mapping:
-/// the file may be dropped, and the map moved to other threads or kept forever, after the producer
-/// has ended too.
+/// Reading copies bytes out. There is no slice of a live file, because the producer goes on writing. The
+/// map owns its mapping: the file may be dropped, and the map may move to other threads or live forever,
+/// even after the producer has ended.
 ///
 /// # Guarantees
 ///
-/// * Each aligned `usize` is read whole. Whether that is a value that somebody stored is up to the
+/// * Each aligned `usize` is read whole. Whether that word is a value that somebody stored is up to the
 ///   producer: a [`Producer`] stores whole words, another program need not.
-/// * Calls are in order: whoever has read what one [`Producer::write_at`] stored, even a single word,
-///   reads in later calls nothing older than what was stored by the calls before it.
+/// * Calls are ordered: a reader that has read what one [`Producer::write_at`] stored, even a single
+///   word, reads in later calls nothing older than what the calls before that one stored.
 ///
 /// # Not guaranteed
 ///
-/// * That what one call reads belongs together: words that the producer writes meanwhile are new or
-///   old, each for itself.
-/// * That reading cannot run out of memory, where a foreign producer left holes and there is none:
-///   that is a `SIGBUS`, under `vm.overcommit_memory=2` or with hugetlb pages, unless the file was
-///   received with [`SealPolicy::reserve`](crate::SealPolicy::reserve). A [`Producer`] leaves none.
+/// * That what one call reads belongs together. Of the words that the producer writes meanwhile, each is
+///   new or old, independently of the others.
+/// * That reading cannot run out of memory. If a foreign producer left holes and there is no memory for
+///   them, reading raises `SIGBUS` (under `vm.overcommit_memory=2`, or with hugetlb pages), unless the
+///   file was received with [`SealPolicy::reserve`](crate::SealPolicy::reserve). A [`Producer`] leaves no
+///   holes.
+///
+/// A core dump contains the map: see [core dumps](crate::soundness#core-dumps).
 ///
 /// # Examples
 ///
 /// ```
 /// # use sealed_mmap::Producer;
-/// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+/// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
 /// let mut producer = Producer::create("ticks", 8)?;
 /// let ticks = producer.file().map_live()?;
 /// let reader = std::thread::spawn(move || {
@@ -58,42 +62,40 @@ pub struct LiveMap {
 }
 
 impl LiveMap {
-    pub(crate) fn new(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
-        // Old kernels count every shared mapping of a writable descriptor as one that can write,
-        // and the producer could not finish.
-        let read_only = if sys::is_writable(file.as_fd())? { file.reopen().ok() } else { None };
-        let mapped = read_only.as_ref().unwrap_or(file);
-        let map = Mapping::new(mapped.as_file(), file.extent()?, |options, file| {
-            options.map_raw_read_only(file)
-        })?;
-        Ok(Self { map })
+    /// # Safety
+    ///
+    /// The file carries F_SEAL_SHRINK, and was as long as `extent` says at some time after that.
+    pub(crate) unsafe fn new(file: &File, extent: Extent) -> io::Result<Self> {
+        // SAFETY: fcntl(2) on F_SEAL_SHRINK: "the file in question cannot be reduced in size"; "once set,
+        // seals cannot be removed".
+        Ok(Self { map: unsafe { Mapping::read_only(file, extent) }? })
     }
 
     pub(crate) fn words(&self) -> Words<'_> {
         self.map.words()
     }
 
-    /// The length in bytes. It stays, whatever becomes of the file.
+    /// Returns the length in bytes. It never changes, whatever becomes of the file.
     pub fn len(&self) -> usize {
-        self.map.len
+        self.map.len()
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether the map has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Copies bytes out, as they are at this moment, word for word.
+    /// Copies bytes out, as they are at this moment, word by word.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`]; nothing is read then.
+    /// [`OutOfBounds`]. Nothing is read then.
     ///
     /// # Examples
     ///
     /// ```
     /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
     /// let mut producer = Producer::create("greeting", 5)?;
     /// let map = producer.file().map_live()?;
     /// producer.write_at(0, b"hello")?;
@@ -102,39 +104,27 @@ impl LiveMap {
     /// map.read_at(3, &mut end)?;
     /// assert_eq!(&end, b"lo");
     /// assert!(map.read_at(4, &mut end).is_err());
+    /// assert_eq!(map.to_vec(1..=2)?, b"el");
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
-        let start = self.map.locate(offset, target.len() as u64)?;
+        let start = self.map.locate(offset, target.len())?;
         self.words().read(start, target);
         fence(Ordering::Acquire);
         Ok(())
     }
 
-    /// [`read_at`](Self::read_at) into a new vector.
+    /// Copies a range of bytes into a new vector, as [`read_at`](Self::read_at) does.
     ///
-    /// Like every vector it ends the process if there is no memory for it: bound the length of a
-    /// foreign file by the [policy](crate::SealPolicy::len), or use `read_at`.
+    /// If there is no memory for the vector, the process ends, as with every vector. Bound the length of
+    /// a foreign file by the [policy](crate::SealPolicy::len), or use `read_at`.
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`]. A range that ends before it begins is out of bounds, too; its `len` is the difference
+    /// [`OutOfBounds`]. A range that ends before it begins is out of bounds, too. Its `len` is the difference
     /// modulo 2⁶⁴.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use sealed_mmap::Producer;
-    /// # if std::fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|two| two == b"2\n") { return Ok(()); }
-    /// let mut producer = Producer::create("greeting", 5)?;
-    /// producer.write_at(0, b"hello")?;
-    /// let map = producer.file().map_live()?;
-    /// assert_eq!(map.to_vec(..)?, b"hello");
-    /// assert_eq!(map.to_vec(1..=2)?, b"el");
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
     pub fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
-        let range = OutOfBounds::check(range, self.map.len as u64)?;
+        let range = OutOfBounds::resolve(range, self.len() as u64)?;
         let mut bytes = vec![0; (range.end - range.start) as usize];
         self.read_at(range.start, &mut bytes)?;
         Ok(bytes)

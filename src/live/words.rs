@@ -1,10 +1,9 @@
-//! Bytes in and out of words. Knows nothing of mappings.
+//! Copies bytes into and out of words. This module knows nothing of mappings.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use super::bulk;
-
-pub(crate) const WORD: usize = size_of::<usize>();
+use super::one_by_one::WORD;
 
 /// Words that somebody may be writing, in memory that may be read-only: only ever loaded, `Relaxed`.
 #[derive(Clone, Copy)]
@@ -19,8 +18,8 @@ impl<'a> Words<'a> {
         self.0[word].load(Relaxed)
     }
 
-    /// Where to wait for a change of the word's lower half, and to wake who waits. For the kernel
-    /// to look at; code uses [`load`](Self::load).
+    /// The word's lower half, as the futex to wait on and to wake. Only the kernel reads it; code uses
+    /// [`load`](Self::load).
     pub(crate) fn futex(self, word: usize) -> &'a AtomicU32 {
         let lower = if cfg!(target_endian = "big") { WORD / size_of::<u32>() - 1 } else { 0 };
         let half = self.0[word].as_ptr().cast::<u32>().wrapping_add(lower);
@@ -32,7 +31,7 @@ impl<'a> Words<'a> {
         unsafe { &*half.cast::<AtomicU32>() }
     }
 
-    /// Copies the bytes from `offset` on. They have to be there.
+    /// Copies the bytes from `offset` on, all of which must lie within the words.
     pub(crate) fn read(self, offset: usize, target: &mut [u8]) {
         let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
         let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
@@ -58,7 +57,7 @@ impl<'a> WordsMut<'a> {
     /// # Safety
     ///
     /// The words are in memory that can be written.
-    pub(super) unsafe fn new(words: Words<'a>) -> Self {
+    pub(crate) unsafe fn new(words: Words<'a>) -> Self {
         Self(words)
     }
 
@@ -66,7 +65,7 @@ impl<'a> WordsMut<'a> {
         self.0.0[word].store(value, Relaxed);
     }
 
-    /// Copies the bytes to `offset` on. There has to be room for them.
+    /// Copies `source` to `offset`. All of it must fit into the words.
     pub(crate) fn write(&mut self, offset: usize, source: &[u8]) {
         let (head, rest) = source.split_at(before_boundary(offset, source.len()));
         let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
@@ -94,23 +93,6 @@ impl<'a> WordsMut<'a> {
 /// How many of `len` bytes from `offset` on lie before the next boundary of words.
 fn before_boundary(offset: usize, len: usize) -> usize {
     (offset.next_multiple_of(WORD) - offset).min(len)
-}
-
-pub(super) fn load_each(words: &[AtomicUsize], target: &mut [u8]) {
-    for (word, bytes) in words.iter().zip(target.chunks_exact_mut(WORD)) {
-        bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
-    }
-}
-
-/// # Safety
-///
-/// The words are in memory that can be written.
-pub(super) unsafe fn store_each(words: &[AtomicUsize], source: &[u8]) {
-    for (word, bytes) in words.iter().zip(source.chunks_exact(WORD)) {
-        let mut value = [0; WORD];
-        value.copy_from_slice(bytes);
-        word.store(usize::from_ne_bytes(value), Relaxed);
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,76 @@
+//! How errors say what was being done.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+/// A system call that failed, and what it was for.
+#[derive(thiserror::Error)]
+#[error("cannot {doing}")]
+struct Failed {
+    doing: &'static str,
+    source: io::Error,
+}
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_sources(self, f)
+    }
+}
+
+/// Keeps the errno as the source of an error that says what was being done, if the errno is one with
+/// which sandboxes answer whatever they deny. Every other errno says enough, and is kept as it is.
+/// For calls whose man page gives these three no meaning.
+pub(crate) fn while_doing<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> io::Error {
+    move |error| {
+        let source = error.into();
+        match Errno::from_io_error(&source) {
+            Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
+                io::Error::new(source.kind(), Failed { doing, source })
+            }
+            _ => source,
+        }
+    }
+}
+
+/// Whether the error is one of [`while_doing`]'s own.
+pub(crate) fn is_denied_call(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Failed>())
+}
+
+/// `Debug` for people: the message and its sources. It is what `fn main() -> io::Result<()>` prints.
+pub(crate) fn with_sources(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{error}")?;
+    let mut source = error.source();
+    while let Some(error) = source {
+        write!(f, ": {error}")?;
+        source = error.source();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denied_call_is_named_and_the_errno_is_its_source() {
+        for errno in [Errno::PERM, Errno::ACCESS, Errno::NOSYS] {
+            let error = while_doing("read the seals")(errno);
+            assert_eq!(error.to_string(), "cannot read the seals");
+            assert_eq!(error.kind(), errno.kind());
+            let source = error.get_ref().unwrap().source().unwrap();
+            let source = source.downcast_ref::<io::Error>().unwrap();
+            assert_eq!(Errno::from_io_error(source), Some(errno));
+            assert!(format!("{error:?}").contains(&format!("cannot read the seals: {source}")));
+        }
+    }
+
+    #[test]
+    fn an_errno_that_says_enough_stays_as_it_is() {
+        let error = while_doing("read the seals")(Errno::MFILE);
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::MFILE));
+    }
+}

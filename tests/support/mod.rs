@@ -1,0 +1,51 @@
+//! What the tests share: code in another process ([`process`]), files ([`files`]), mappings that the
+//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), and how often a test
+//! repeats itself ([`runs`]).
+#![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
+
+pub(crate) mod files;
+pub(crate) mod kernel;
+pub(crate) mod mapping;
+pub(crate) mod process;
+pub(crate) mod runs;
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+
+pub(crate) fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or_else(|| panic!("not of the kernel: {error}"))
+}
+
+pub(crate) fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {
+    result.map_err(|error| errno_of(&error))
+}
+
+#[track_caller]
+pub(crate) fn assert_errno<T>(result: io::Result<T>, expected: Errno) {
+    assert_eq!(errno(result).err(), Some(expected));
+}
+
+/// Bytes of which no page is like another.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8).collect()
+}
+
+/// The same, and another pattern for each salt.
+pub(crate) fn salted_pattern(len: usize, salt: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 7 + n / 251 + salt) as u8).collect()
+}
+
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// A line of `/proc/meminfo`: bytes, or a count of pages.
+pub(crate) fn meminfo(name: &str) -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = line.unwrap_or("0").trim();
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    value.strip_suffix(" kB").map_or_else(|| number(value), |kib| number(kib) << 10)
+}
