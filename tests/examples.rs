@@ -11,7 +11,7 @@ mod support;
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -385,13 +385,14 @@ fn closed_standard_descriptors_do_no_harm() {
 
     let socket = Temp::named("closed-dashboard");
     let Some(publish) = dashboard::dashboard("publish", &socket.0) else { return };
-    let publisher = closed(&publish);
+    let publisher = Running::printing_to(io::empty(), closed(&publish));
     eventually("the socket", || socket.0.exists().then_some(()));
-    let blind = closed(&dashboard::dashboard("watch", &socket.0).unwrap());
+    let blind = dashboard::dashboard("watch", &socket.0).unwrap();
+    let blind = Running::printing_to(io::empty(), closed(&blind));
     dashboard::watcher(&socket.0).says("reading");
-    kill_process(Pid::from_child(&publisher), Signal::INT).unwrap();
-    assert!(end_of(publisher).status.success());
-    assert!(end_of(blind).status.success());
+    publisher.signal(Signal::INT);
+    assert!(publisher.status().success());
+    assert!(blind.status().success());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `dashboard` publishes to any number of watchers, and tidies up what is its own and nothing else.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,14 +13,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fcntl_setfl, flock, mkfifoat};
 use rustix::net::listen;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use sealed_mmap::latest::Publisher;
 use sealed_mmap::socket::send_fds;
 use sealed_mmap::{Producer, SealedFile};
 
-use crate::{
-    LONG, Running, Temp, end_of, eventually, example, failed, fails, pipe, start, succeeded,
-};
+use crate::{LONG, Running, Temp, eventually, example, fails, pipe};
 
 /// `None` where nothing can be published: then that is what is checked.
 pub(crate) fn dashboard(command: &str, path: &Path) -> Option<Command> {
@@ -154,22 +152,25 @@ fn of_publishers_that_start_at_once_one_remains() {
     for _ in 0..5 {
         let Some(_) = dashboard("publish", &socket.0) else { return };
         let (listener, waiting) = full_queue(&socket.0);
-        let start = || start(&mut dashboard("publish", &socket.0).unwrap(), Stdio::null());
-        let mut children: Vec<_> = (0..8).map(|_| start()).collect();
+        let start =
+            || Running::start(dashboard("publish", &socket.0).unwrap().stderr(Stdio::piped()));
+        let mut publishers: Vec<_> = (0..8).map(|_| start()).collect();
         // Whoever tries to connect by now learns at this moment that the socket is dead.
         thread::sleep(Duration::from_millis(100));
         drop((listener, waiting));
-        while children.len() > 1 {
+        while publishers.len() > 1 {
             let loser = eventually("the end of all but one", || {
-                children.iter_mut().position(|child| child.try_wait().unwrap().is_some())
+                publishers.iter_mut().position(|one| one.child.try_wait().unwrap().is_some())
             });
-            let loser = children.swap_remove(loser);
-            failed(end_of(loser), "another program listens there already");
+            let mut loser = publishers.swap_remove(loser);
+            let mut complaint = String::new();
+            loser.child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
+            assert!(complaint.contains("another program listens there already"), "{complaint}");
         }
-        let winner = children.pop().unwrap();
+        let winner = publishers.pop().unwrap();
         watcher(&socket.0).says("reading");
-        kill_process(Pid::from_child(&winner), Signal::INT).unwrap();
-        succeeded(end_of(winner));
+        winner.signal(Signal::INT);
+        assert!(winner.status().success());
         assert!(!socket.0.exists());
     }
 }
@@ -273,13 +274,12 @@ fn a_second_signal_ends_a_publisher_that_cannot_write() {
     fcntl_setfl(&output, OFlags::NONBLOCK).unwrap();
     while output.write(&[0; 4096]).is_ok() {}
     fcntl_setfl(&output, OFlags::empty()).unwrap();
-    let publisher = publish.stdout(output).spawn().unwrap();
+    let publisher = Running::printing_to(io::empty(), publish.stdout(output).spawn().unwrap());
     eventually("the socket", || socket.0.exists().then_some(()));
-    let signal = || kill_process(Pid::from_child(&publisher), Signal::INT).unwrap();
-    signal();
+    publisher.signal(Signal::INT);
     thread::sleep(Duration::from_millis(200));
-    signal();
-    assert_eq!(end_of(publisher).status.signal(), Some(2));
+    publisher.signal(Signal::INT);
+    assert_eq!(publisher.status().signal(), Some(2));
 }
 
 #[test]
