@@ -259,27 +259,68 @@ impl CreateOptions {
         Ok(file.seal_with_len(len)?)
     }
 
-    /// Creates an immutable copy of what `source` holds: of a regular file the whole of it, from its
-    /// beginning and without moving its offset; of anything else (a pipe, a socket, a terminal)
-    /// what can be read until its end.
+    /// Creates an immutable copy of what `source` holds: all of a regular file, from its beginning and
+    /// without moving its offset; of any other stream of bytes (a pipe, a stream socket, a terminal,
+    /// a device) everything that can be read until its end.
     ///
     /// The copy cannot change any more, which is not the same as showing one moment: a regular file
     /// whose size or modification time changes meanwhile is an error, but a writer that hides its
     /// writes (through a mapping, within the clock's tick, or by setting the time back) can make a
-    /// copy that mixes old and new. A non-blocking source is waited for.
+    /// copy that mixes old and new.
+    ///
+    /// Sources of records are refused before anything is read: reading them like a stream would join
+    /// records or cut them off, and none of them reports an end. These are datagram, seqpacket and
+    /// raw sockets (netlink among them), `/dev/kmsg`, and anonymous inodes (eventfd, timerfd,
+    /// signalfd, inotify, epoll, …). Receive one record, with
+    /// [`recv_fds`](crate::socket::recv_fds) for example, and share it with
+    /// [`from_bytes`](Self::from_bytes). A pipe in packet mode (`O_DIRECT`) is copied, without the
+    /// boundaries of its packets.
+    ///
+    /// # Waiting
+    ///
+    /// The call blocks until the source ends, even if the source is non-blocking. Signals do not end
+    /// it; their handlers run.
+    ///
+    /// The read timeout of a socket (`SO_RCVTIMEO`, such as
+    /// [`UnixStream::set_read_timeout`](std::os::unix::net::UnixStream::set_read_timeout)) limits how
+    /// long the source may stay silent. The time is counted from the last byte, so a peer that
+    /// trickles bytes is stopped by `limit` alone. The timeout counts for a non-blocking socket, too,
+    /// and no signal extends it. What was set when the copy began holds for all of it.
+    ///
+    /// Any other source that stays silent is waited for without limit, a regular file of a special
+    /// file system included (`/proc/kmsg`, `trace_pipe`, a file in user space). One that never ends,
+    /// such as `/dev/zero`, is read until `limit` is exceeded.
     ///
     /// # Errors
     ///
     /// As [`create`](Self::create), and:
     ///
     /// * `EFBIG`: the source has more than `limit` bytes, or is a regular file that claims to (those
-    ///   of sysfs claim a page).
+    ///   of sysfs claim a page). Up to 64 KiB beyond the limit are consumed from a stream.
     /// * `ResourceBusy`: the source changed while it was copied.
+    /// * `InvalidInput`, without an errno: the source is one of the sources of records listed above.
+    ///   Nothing is consumed.
+    /// * `TimedOut`: the source is a socket, and nothing came for as long as its read timeout. What
+    ///   had come before is lost.
     /// * `EBADF`: the source is not open for reading. `EISDIR`: it is a directory.
+    /// * `ENOTCONN`, or `EINVAL` for a Unix socket: the source is a socket that listens or is not
+    ///   connected. `ECONNRESET`: its peer is gone and has left bytes unread.
+    /// * `EIO`: reading failed. The master of a pseudoterminal ends so when all slaves are closed.
+    /// * `EINTR`: reading was interrupted a thousand times in a row, and no signal can be the reason.
+    ///   A file system in user space or a system call filter answers like that.
+    /// * `EAGAIN`: a non-blocking regular file of a special file system has no data now.
+    /// * `Other`: `poll(2)` reports again and again that the source can be read, and reading it would
+    ///   block. A socket whose error queue is not empty is like that (`MSG_ERRQUEUE`).
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
     /// * For hugetlb pages, `InvalidInput`: the length is not a multiple of the page size;
     ///   `StorageFull`, `OutOfMemory`: too few pages are free in the pool (the errno is the `source`).
-    /// * Whatever reading the source returns.
+    /// * Whatever reading the source returns. If a sandbox denies `poll(2)` or `getsockopt(2)` where
+    ///   they are needed, the message says which, and the errno is the `source`.
+    ///
+    /// # Platform-specific
+    ///
+    /// On Linux a regular file is copied by `sendfile(2)`. Where a file system or a sandbox does not
+    /// allow that, reading and writing takes its place.
     ///
     /// # Examples
     ///
@@ -289,6 +330,20 @@ impl CreateOptions {
     /// assert_eq!(&copy.map_read_only()?[..], std::fs::read("Cargo.toml")?);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    ///
+    /// A peer that stays silent is not waited for without end:
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use std::time::Duration;
+    ///
+    /// let (ours, _silent) = UnixStream::pair()?;
+    /// ours.set_read_timeout(Some(Duration::from_millis(20)))?;
+    /// let error = sealed_mmap::CreateOptions::new().copy_of("request", &ours, 4096).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "sendfile")]
     pub fn copy_of(
         &self,
         name: &str,
