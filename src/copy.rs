@@ -130,6 +130,7 @@ fn read_patiently(
         }
         let waiting = |error| during("waiting for the source with poll(2)", error);
         if !sys::wait_readable(source, deadline).map_err(waiting)? {
+            let timeout = timeout.unwrap_or_default();
             let message = format!("nothing came from the source for {timeout:?}, its read timeout");
             return Err(io::Error::new(io::ErrorKind::TimedOut, message));
         }
