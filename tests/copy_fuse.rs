@@ -1,24 +1,29 @@
-//! `copy_of` and `receive_or_copy` of a file that a process serves through FUSE, with errors as that
-//! process likes.
+//! `copy_of` and `receive_or_copy` of a file that another process serves through FUSE, with errors as
+//! that process likes. The server is a process of its own because nobody would answer the last
+//! requests of one that is killed while it reads its own file.
 #![cfg(all(target_os = "linux", target_endian = "little"))]
 #![allow(unsafe_code, reason = "a mount namespace, and signals")]
+
+mod common;
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use common::Peer;
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile};
 
 const LEN: u32 = 1 << 20;
@@ -72,11 +77,10 @@ fn with(len: usize, words: &[(usize, u32)]) -> Vec<u8> {
     bytes
 }
 
-/// Mounts the file where only this thread and its children see it.
-fn mounted(at: &PathBuf) -> io::Result<File> {
+/// Mounts the file where nobody else sees it.
+fn mounted(at: &Path) -> io::Result<File> {
     let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    // SAFETY: the thread relies neither on sharing its working directory with other threads nor on
-    // seeing their mounts.
+    // SAFETY: nobody in this process relies on seeing the mounts of others.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     File::create(at)?;
@@ -91,36 +95,115 @@ fn mounted(at: &PathBuf) -> io::Result<File> {
     Ok(device)
 }
 
-/// A file of [`LEN`] bytes; `None`, with a word on it, where there is no FUSE for this user.
-fn moody_file(fail: impl FnMut(u64) -> Result<(), Errno> + Send + 'static) -> Option<File> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
+/// What the file does, in the words of a role.
+#[derive(Clone, Copy)]
+enum Mood {
+    AlwaysInterrupted,
+    InterruptedTwiceOfThree,
+    Slow,
+    /// The second half cannot be read at first, but can after so many failures.
+    BrokenAtFirst(Errno, u32),
+}
 
-    let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let at = std::env::temp_dir().join(format!("sealed-mmap-moody-{unique}"));
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let device = match mounted(&at) {
-            Ok(device) => device,
-            Err(error) => return sender.send(Err(error)).unwrap(),
-        };
-        thread::spawn(move || {
+impl Mood {
+    fn role(self) -> String {
+        match self {
+            Self::AlwaysInterrupted => "always interrupted".into(),
+            Self::InterruptedTwiceOfThree => "interrupted twice of three".into(),
+            Self::Slow => "slow".into(),
+            Self::BrokenAtFirst(errno, times) => format!("{} {times}", errno.raw_os_error()),
+        }
+    }
+
+    fn of_role(role: &str) -> Self {
+        match role {
+            "always interrupted" => Self::AlwaysInterrupted,
+            "interrupted twice of three" => Self::InterruptedTwiceOfThree,
+            "slow" => Self::Slow,
+            broken => {
+                let (errno, times) = broken.split_once(' ').unwrap();
+                let errno = Errno::from_raw_os_error(errno.parse().unwrap());
+                Self::BrokenAtFirst(errno, times.parse().unwrap())
+            }
+        }
+    }
+
+    /// What reading at `offset` fails with, after `reads` reads of which `failures` have failed.
+    fn answer(self, offset: u64, reads: u32, failures: u32) -> Result<(), Errno> {
+        match self {
+            Self::AlwaysInterrupted => Err(Errno::INTR),
+            Self::InterruptedTwiceOfThree if reads % 3 < 2 => Err(Errno::INTR),
+            Self::BrokenAtFirst(errno, times)
+                if offset >= u64::from(LEN / 2) && failures < times =>
+            {
+                Err(errno)
+            }
+            Self::Slow => {
+                thread::sleep(Duration::from_millis(20));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Not a promise: what [`Peer::start`] starts, with the socket to send the file to. Says how often
+/// reading has failed whenever it is asked.
+#[test]
+fn role_of_another_process() {
+    let Some((role, socket, mut parent)) = common::role() else { return };
+    let mood = Mood::of_role(&role);
+    let at = std::env::temp_dir().join(format!("sealed-mmap-moody-{}", std::process::id()));
+    let device = match mounted(&at) {
+        Ok(device) => device,
+        Err(error) => return parent.tell(error.raw_os_error().unwrap()),
+    };
+    let (mut reads, failures) = (0, AtomicU32::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
             let file = File::open(&at).unwrap();
             unmount(&at, UnmountFlags::DETACH).unwrap();
             fs::remove_file(&at).unwrap();
-            sender.send(Ok(file)).unwrap();
+            send_fds(&socket, b"file", &[file.as_fd()]).unwrap();
+            drop(file);
+            parent.tell("serving");
+            while !parent.hear().is_empty() {
+                parent.tell(failures.load(Ordering::Relaxed));
+            }
         });
-        // Ends with an error when the file is closed.
-        let _ = serve(&device, fail);
+        // Ends with an error when everybody has closed the file.
+        let _ = serve(&device, |offset| {
+            let answer = mood.answer(offset, reads, failures.load(Ordering::Relaxed));
+            reads += 1;
+            failures.fetch_add(answer.is_err().into(), Ordering::Relaxed);
+            answer
+        });
     });
-    match receiver.recv().unwrap() {
-        Ok(file) => Some(file),
-        Err(error) => {
+}
+
+/// A file of [`LEN`] bytes and its server; `None`, with a word on it, where there is no FUSE for this
+/// user.
+fn moody_file(mood: Mood) -> Option<(File, Peer)> {
+    let (socket, theirs) = UnixDatagram::pair().unwrap();
+    let mut peer = Peer::start(&mood.role(), theirs);
+    match peer.channel.hear().as_str() {
+        "serving" => {
+            let file = recv_fd(&socket, &mut [0; 4]).unwrap().1.unwrap();
+            Some((file.into(), peer))
+        }
+        answer => {
+            let errno = Errno::from_raw_os_error(answer.parse().expect(answer));
             let known = [Errno::ACCESS, Errno::PERM, Errno::NOENT, Errno::NODEV, Errno::NXIO];
-            assert!(known.map(|errno| Some(errno)).contains(&Errno::from_io_error(&error)));
-            eprintln!("not tested, there is no FUSE for this user here: {error}");
+            assert!(known.contains(&errno), "{errno}");
+            eprintln!("not tested, there is no FUSE for this user here: {errno}");
             None
         }
     }
+}
+
+/// How often reading the file has failed.
+fn failures(server: &mut Peer) -> u32 {
+    server.channel.ask("how often?").parse().unwrap()
 }
 
 /// Runs this in another thread, which is left behind if it does not end.
@@ -143,19 +226,12 @@ fn is_whole(copy: &SealedFile) {
 
 #[test]
 fn a_file_that_is_always_interrupted_ends_the_copy() {
-    let reads = Arc::new(AtomicU64::new(0));
-    let counted = reads.clone();
-    let Some(file) = moody_file(move |_| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        Err(Errno::INTR)
-    }) else {
-        return;
-    };
+    let Some((file, mut server)) = moody_file(Mood::AlwaysInterrupted) else { return };
     let source = file.try_clone().unwrap();
     let error = ends(move || SealedFile::copy_of("copy", source, u64::MAX)).unwrap_err();
     assert_eq!(Errno::from_io_error(&error), Some(Errno::INTR));
-    let reads = reads.load(Ordering::Relaxed);
-    assert!((2..=10_000).contains(&reads), "it was tried {reads} times");
+    let tries = failures(&mut server);
+    assert!((2..=10_000).contains(&tries), "it was tried {tries} times");
 
     let receive = || SealedFile::receive_or_copy(file, &SealPolicy::new(), u64::MAX);
     let (refusal, _) = ends(receive).unwrap_err().into_parts();
@@ -165,54 +241,38 @@ fn a_file_that_is_always_interrupted_ends_the_copy() {
 
 #[test]
 fn a_file_that_is_interrupted_now_and_then_is_copied() {
-    let mut turn = 0;
-    let Some(file) = moody_file(move |_| {
-        turn += 1;
-        if turn % 3 == 0 { Ok(()) } else { Err(Errno::INTR) }
-    }) else {
-        return;
-    };
+    let Some((file, mut server)) = moody_file(Mood::InterruptedTwiceOfThree) else { return };
     is_whole(&ends(move || SealedFile::copy_of("copy", file, LEN.into())).unwrap());
-}
-
-/// A file of which the second half cannot be read at first, but can after so many failures.
-fn broken_at_first(errno: Errno, failures: u32) -> Option<(File, Arc<AtomicU32>)> {
-    let left = Arc::new(AtomicU32::new(failures));
-    let counter = left.clone();
-    let file = moody_file(move |offset| {
-        if offset < u64::from(LEN / 2) || left.load(Ordering::Relaxed) == 0 {
-            return Ok(());
-        }
-        left.fetch_sub(1, Ordering::Relaxed);
-        Err(errno)
-    })?;
-    Some((file, counter))
+    assert_ne!(failures(&mut server), 0);
 }
 
 /// How many failures it takes until sendfile(2) has returned one. Others only cut a call short.
 fn failures_of_sendfile(errno: Errno) -> Option<u32> {
-    let (file, left) = broken_at_first(errno, u32::MAX)?;
+    let (file, mut server) = moody_file(Mood::BrokenAtFirst(errno, u32::MAX))?;
     // The kernel does not know the length before somebody asks for it.
     assert_eq!(file.metadata().unwrap().len(), LEN.into());
     let target = SealedFile::create("target").unwrap().into_file();
     let mut copied = 0;
-    while copied < u64::from(LEN / 2) {
-        copied +=
-            rustix::fs::sendfile(&target, &file, Some(&mut { copied }), 1 << 30).unwrap() as u64;
-    }
-    assert_eq!(rustix::fs::sendfile(&target, &file, Some(&mut copied), 1 << 30), Err(errno));
-    Some(u32::MAX - left.load(Ordering::Relaxed))
+    let result = loop {
+        match rustix::fs::sendfile(&target, &file, Some(&mut copied), LEN as usize) {
+            Ok(count) if count > 0 => {}
+            end => break end,
+        }
+    };
+    assert_eq!((result, copied), (Err(errno), u64::from(LEN / 2)));
+    Some(failures(&mut server))
 }
 
 #[test]
 fn a_sendfile_that_fails_midway_goes_on_by_reading() {
     for errno in [Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::OPNOTSUPP] {
-        let Some(failures) = failures_of_sendfile(errno) else { return };
-        let (file, left) = broken_at_first(errno, failures).unwrap();
+        let Some(times) = failures_of_sendfile(errno) else { return };
+        let mood = Mood::BrokenAtFirst(errno, times);
+        let (file, mut server) = moody_file(mood).unwrap();
         is_whole(&ends(move || SealedFile::copy_of("copy", file, LEN.into())).unwrap());
-        assert_eq!(left.load(Ordering::Relaxed), 0);
+        assert_eq!(failures(&mut server), times);
 
-        let (file, _) = broken_at_first(errno, failures).unwrap();
+        let (file, _server) = moody_file(mood).unwrap();
         let policy = SealPolicy::new();
         is_whole(&ends(move || SealedFile::receive_or_copy(file, &policy, LEN.into())).unwrap());
     }
@@ -221,11 +281,11 @@ fn a_sendfile_that_fails_midway_goes_on_by_reading() {
 #[test]
 fn an_error_of_the_data_midway_ends_the_copy() {
     for errno in [Errno::IO, Errno::NOSPC, Errno::NOMEM, Errno::DQUOT] {
-        let Some(failures) = failures_of_sendfile(errno) else { return };
-        let (file, left) = broken_at_first(errno, failures).unwrap();
+        let Some(times) = failures_of_sendfile(errno) else { return };
+        let (file, mut server) = moody_file(Mood::BrokenAtFirst(errno, times)).unwrap();
         let error = ends(move || SealedFile::copy_of("copy", file, LEN.into())).unwrap_err();
         assert_eq!(Errno::from_io_error(&error), Some(errno));
-        assert_eq!(left.load(Ordering::Relaxed), 0, "reading would have succeeded");
+        assert_eq!(failures(&mut server), times, "reading would have succeeded");
     }
 }
 
@@ -233,12 +293,7 @@ fn an_error_of_the_data_midway_ends_the_copy() {
 fn no_signal_ends_the_copy_of_a_slow_file() {
     extern "C" fn nothing(_signal: libc::c_int) {}
 
-    let Some(file) = moody_file(|_| {
-        thread::sleep(Duration::from_millis(20));
-        Ok(())
-    }) else {
-        return;
-    };
+    let Some((file, _server)) = moody_file(Mood::Slow) else { return };
     // SAFETY: all zeros are a valid `sigaction`, one without SA_RESTART.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = nothing as *const () as usize;

@@ -8,7 +8,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{OFlags, fcntl_setfl, inotify};
@@ -26,7 +28,12 @@ fn pattern(len: usize) -> Vec<u8> {
 
 #[track_caller]
 fn refused_as(source: impl AsFd, what: &str) {
-    let error = SealedFile::copy_of("copy", source, u64::MAX).unwrap_err();
+    let source = source.as_fd().try_clone_to_owned().unwrap();
+    let (done, result) = mpsc::channel();
+    // Who reads most of these waits for ever.
+    thread::spawn(move || done.send(SealedFile::copy_of("copy", source, u64::MAX)));
+    let copied = result.recv_timeout(Duration::from_secs(60)).expect("it is read");
+    let error = copied.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     let message = error.to_string();
     assert!(message.contains(what) && message.contains("from_bytes"), "{message}");
