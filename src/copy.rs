@@ -75,8 +75,8 @@ fn copy_stream(source: BorrowedFd<'_>, target: &File, limit: u64) -> io::Result<
         }
         Readings::Records { of } => {
             let message = format!(
-                "the source is {of}: it holds records, which a copy would join or cut, and has \
-                 no end; read or receive a record and share that with from_bytes"
+                "the source is {of}, which hands out records: a copy would join them or cut them \
+                 off; receive one (with recv_fds, from a socket) and share it with from_bytes"
             );
             Err(io::Error::new(io::ErrorKind::InvalidInput, message))
         }

@@ -269,8 +269,8 @@ impl CreateOptions {
     /// copy that mixes old and new.
     ///
     /// Sources of records are refused before anything is read: reading them like a stream would join
-    /// records or cut them off, and none of them reports an end. These are datagram, seqpacket and
-    /// raw sockets (netlink among them), `/dev/kmsg`, and anonymous inodes (eventfd, timerfd,
+    /// records or cut them off, and most never report an end. These are datagram, seqpacket and raw
+    /// sockets (netlink among them), `/dev/kmsg`, and anonymous inodes (eventfd, timerfd,
     /// signalfd, inotify, epoll, …). Receive one record, with
     /// [`recv_fds`](crate::socket::recv_fds) for example, and share it with
     /// [`from_bytes`](Self::from_bytes). A pipe in packet mode (`O_DIRECT`) is copied, without the
@@ -306,8 +306,9 @@ impl CreateOptions {
     /// * `ENOTCONN`, or `EINVAL` for a Unix socket: the source is a socket that listens or is not
     ///   connected. `ECONNRESET`: its peer is gone and has left bytes unread.
     /// * `EIO`: reading failed. The master of a pseudoterminal ends so when all slaves are closed.
-    /// * `EINTR`: reading was interrupted a thousand times in a row, and no signal can be the reason.
-    ///   A file system in user space or a system call filter answers like that.
+    /// * `EINTR`: reading was interrupted a thousand times in a row without a byte. File systems in user
+    ///   space and system call filters answer like that; signals do it only to a regular file that
+    ///   makes its readers wait, such as `trace_pipe`.
     /// * `EAGAIN`: a non-blocking regular file of a special file system has no data now.
     /// * `Other`: `poll(2)` reports again and again that the source can be read, and reading it would
     ///   block. A socket whose error queue is not empty is like that (`MSG_ERRQUEUE`).

@@ -253,23 +253,21 @@ pub(crate) fn send_file(_: &File, _: BorrowedFd<'_>, _: u64, _: u64) -> rustix::
 pub(crate) enum Readings {
     /// All bytes in order. A socket may have a read timeout (`SO_RCVTIMEO`).
     Stream { timeout: Option<Duration> },
-    /// Records: the rest of one that a read has no room for is lost, or there is no last one.
+    /// Records. The rest of one that a read has no room for may be lost, and most have no last one.
     Records { of: &'static str },
 }
 
 pub(crate) fn readings(fd: BorrowedFd<'_>) -> rustix::io::Result<Readings> {
-    use net::{SocketType, sockopt};
-
     let stat = rustix::fs::fstat(fd)?;
     let of = match FileType::from_raw_mode(stat.st_mode as _) {
-        FileType::Socket => match sockopt::socket_type(fd)? {
-            SocketType::STREAM => {
-                let timeout = sockopt::socket_timeout(fd, sockopt::Timeout::Recv)?;
+        FileType::Socket => match net::sockopt::socket_type(fd)? {
+            net::SocketType::STREAM => {
+                let timeout = net::sockopt::socket_timeout(fd, net::sockopt::Timeout::Recv)?;
                 return Ok(Readings::Stream { timeout });
             }
-            SocketType::DGRAM => "a datagram socket",
-            SocketType::SEQPACKET => "a seqpacket socket",
-            SocketType::RAW => "a raw socket",
+            net::SocketType::DGRAM => "a datagram socket",
+            net::SocketType::SEQPACKET => "a seqpacket socket",
+            net::SocketType::RAW => "a raw socket",
             _ => "a socket that is not a stream",
         },
         FileType::CharacterDevice if is_kernel_log(&stat) => "the kernel log",
