@@ -261,10 +261,25 @@ pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
     // Where there is less, nothing runs, and asking would be a tenth of receiving a small file.
     const ALWAYS_THERE: u64 = 1 << 20;
 
-    if len > ALWAYS_THERE && memory_and_swap().is_some_and(|there_is| len > there_is) {
-        return Err(Errno::NOMEM.into());
+    if len <= ALWAYS_THERE {
+        return Ok(());
     }
-    Ok(())
+    match memory_and_swap() {
+        Some(there_is) if len > there_is => {
+            let source = Errno::NOMEM.into();
+            Err(io::Error::new(io::ErrorKind::OutOfMemory, TooLong { len, there_is, source }))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(target_os = "freebsd"))]
+#[derive(Debug, thiserror::Error)]
+#[error("{len} bytes are more than the memory and swap of this machine ({there_is} bytes)")]
+struct TooLong {
+    len: u64,
+    there_is: u64,
+    source: io::Error,
 }
 
 /// Bytes, if `sysinfo(2)` may be called. rustix's own function assumes that it cannot fail, and

@@ -34,6 +34,9 @@ impl Messages {
             std::iter::successors(error.get_ref().and_then(|e| e.source()), |e| e.source());
         let mut message = error.to_string();
         sources.for_each(|source| write!(message, ": {source}").unwrap());
+        let message = message.replace(env!("CARGO_MANIFEST_DIR"), "…");
+        // How much memory there is depends on the machine.
+        let message = message.split(" of this machine").next().unwrap();
         writeln!(self.0, "{what}\n    {message}").unwrap();
     }
 

@@ -78,7 +78,7 @@ impl SealedFile<Unsealed> {
                 explain(
                     self.pages(),
                     error,
-                    "the length of a hugetlb file is a multiple of its page size",
+                    "the length of a hugetlb file must be a multiple of its page size",
                 )
             },
         )
