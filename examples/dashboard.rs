@@ -1,22 +1,22 @@
-//! A dashboard: one program publishes readings of this machine, any number of others show the
-//! newest. In one terminal, and then in as many others as you like:
+//! A dashboard: one program publishes readings of this machine, and any number of others show the
+//! newest. Run the first command in one terminal, and the second in as many others as you like:
 //!
 //! ```sh
 //! cargo run --release --example dashboard -- publish
 //! cargo run --release --example dashboard -- watch
 //! ```
 //!
-//! The publisher listens on a Unix socket (`dashboard.sock` in `XDG_RUNTIME_DIR` or the temporary
-//! directory, or the path given behind the command) and hands whoever connects the descriptor of its
-//! file. That is all that it ever does for a watcher: stop one with Ctrl-Z and it does not notice.
-//! Ctrl-C tells the watchers that it ends; `kill -9` leaves them waiting, and they say so.
+//! The publisher listens on a Unix socket and sends every watcher that connects the descriptor of its
+//! file. It does nothing else for a watcher: stop one with Ctrl-Z, and the publisher does not notice.
+//! Ctrl-C ends the publisher and tells the watchers so. `kill -9` cannot tell them: they report that
+//! nothing new arrives, and go on waiting.
 
 use std::env;
-use std::error::Error;
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,22 +25,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{SealPolicy, SealedFile, Seals};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+const USAGE: &str = "usage: dashboard publish|watch [SOCKET]";
+
+const HELP: &str = "\
+publish   publishes the load and the memory of this machine, 200 times a second, until Ctrl-C
+watch     shows the newest reading, 10 times a second, until the publisher ends
+
+SOCKET is where the two meet. The default is dashboard.sock in $XDG_RUNTIME_DIR, or else in $TMPDIR,
+or else in /tmp. A variable that is empty or not an absolute path counts as unset.";
 
 const BETWEEN_READINGS: Duration = Duration::from_millis(5);
 const BETWEEN_PICTURES: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let mut arguments = env::args_os().skip(1);
-    let command = arguments.next().unwrap_or_default();
-    let path = arguments.next().map_or_else(default_path, PathBuf::from);
-    let done = match (command.to_str(), arguments.next()) {
-        (Some("publish"), None) => publish(&path),
-        (Some("watch"), None) => watch(&path),
-        _ => Err("usage: dashboard publish|watch [SOCKET]".into()),
+    let done = match parse_arguments() {
+        Ok(Some((command, path))) => command(&path),
+        Ok(None) => say(format_args!("{HELP}\n\n{USAGE}")),
+        Err(error) => Err(anyhow!("{error}\n{USAGE}")),
     };
     let is_closed_pipe = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
     match done {
@@ -48,65 +61,127 @@ fn main() -> ExitCode {
         // Nobody reads the output any longer: `| head`.
         Err(error) if error.downcast_ref().is_some_and(is_closed_pipe) => ExitCode::FAILURE,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "dashboard: {error}");
+            let _ = writeln!(io::stderr(), "dashboard: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn default_path() -> PathBuf {
-    let directory = env::var_os("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from);
-    directory.join("dashboard.sock")
+fn say(line: impl Display) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("standard output")
 }
 
-fn publish(path: &Path) -> Result<(), Box<dyn Error>> {
-    let over = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&over))?;
+type Command = fn(&Path) -> Result<()>;
+
+/// What to do and where, or `None` if the user asks for help.
+fn parse_arguments() -> Result<Option<(Command, PathBuf)>> {
+    use lexopt::prelude::*;
+
+    let (mut command, mut path) = (None, None);
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(None),
+            Value(name) if name == "publish" && command.is_none() => {
+                command = Some(publish as Command)
+            }
+            Value(name) if name == "watch" && command.is_none() => command = Some(watch as Command),
+            Value(socket) if command.is_some() && path.is_none() && !socket.is_empty() => {
+                path = Some(socket.into());
+            }
+            _ => return Err(argument.unexpected().into()),
+        }
     }
-    let publisher = Publisher::create("dashboard", 4096)?;
-    let file = publisher.file().try_clone()?;
-    let listener = listen(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let command = command.context("there is no command")?;
+    Ok(Some((command, path.unwrap_or_else(default_path))))
+}
+
+fn default_path() -> PathBuf {
+    let directories =
+        ["XDG_RUNTIME_DIR", "TMPDIR"].map(|name| env::var_os(name).map(PathBuf::from));
+    // An empty variable would lead to the current directory.
+    let directory = directories.into_iter().flatten().find(|directory| directory.is_absolute());
+    directory.unwrap_or_else(|| "/tmp".into()).join("dashboard.sock")
+}
+
+fn publish(path: &Path) -> Result<()> {
+    let over = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // While the output is blocked, nobody looks at the flag: a second signal kills.
+        flag::register_conditional_default(signal, Arc::clone(&over))?;
+        flag::register(signal, Arc::clone(&over))?;
+    }
+    let publisher =
+        Publisher::create("dashboard", 4096).context("cannot create the file to share")?;
+    let file = publisher.file().try_clone().context("cannot duplicate the descriptor to share")?;
+    let (listener, own) = listen(path).with_context(|| path.display().to_string())?;
     thread::spawn(move || {
         for watcher in listener.incoming() {
             match watcher {
-                // One that has gone again is no concern of ours.
+                // A watcher that has left does not matter.
                 Ok(watcher) => drop(send_fds(&watcher, b"dashboard", &[file.as_fd()])),
-                // Too many open files, as a rule. The watcher waits.
+                // Usually too many open files. The watcher stays in the queue.
                 Err(_) => thread::sleep(BETWEEN_PICTURES),
             }
         }
     });
     let published = publish_until(&over, publisher, path);
-    fs::remove_file(path)?;
-    Ok(published?)
+    let removed = remove(path, &own).with_context(|| path.display().to_string());
+    published.and(removed)
 }
 
-/// Takes the place of a publisher that is gone, but not of one that is there, nor of a file.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let is_gone = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    match fs::symlink_metadata(path).map(|found| found.file_type().is_socket()) {
-        Ok(false) => return Err(io::Error::other("there is something else than a socket")),
-        Ok(true) if UnixStream::connect(path).is_err_and(is_gone) => fs::remove_file(path)?,
-        _ => {}
+/// Replaces the socket of a publisher that is gone, but never that of a living one, nor another file.
+fn listen(path: &Path) -> Result<(UnixListener, Metadata)> {
+    // With the dot, nothing but a directory can be opened: a FIFO would wait for a writer.
+    let directory = File::open(path.parent().unwrap_or(path).join("."));
+    let deadline = Instant::now() + PATIENCE;
+    // Without the lock, two publishers that start at once could both find a dead socket, and one
+    // could remove the new socket of the other. Anybody may lock a directory, so the wait is bounded.
+    while let Ok(directory) = &directory {
+        match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(BETWEEN_READINGS),
+            _ => break,
+        }
     }
-    UnixListener::bind(path)
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("it exists and is not a socket")
+        }
+        Ok(_) => match connect_to(path) {
+            Ok(_) => bail!("another program listens there already"),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Err(error) => return Err(error.into()),
+        },
+        Err(_) => {} // `bind` reports the error if it matters
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok((listener, fs::symlink_metadata(path)?))
 }
 
-fn publish_until(over: &AtomicBool, mut publisher: Publisher, path: &Path) -> io::Result<()> {
-    writeln!(io::stdout(), "publishing at {}; Ctrl-C ends it", path.display())?;
+/// Removes the socket, unless it is gone or another has taken its place.
+fn remove(path: &Path, own: &Metadata) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        // The listener is still open, so no other file can have been given this inode number.
+        Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => fs::remove_file(path),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn publish_until(over: &AtomicBool, mut publisher: Publisher, path: &Path) -> Result<()> {
+    say(format_args!("publishing at {}; Ctrl-C ends it", path.display()))?;
     let mut number = 0;
     while !over.load(Ordering::Relaxed) {
         number = publisher.publish(readings()?.as_bytes())?;
         thread::sleep(BETWEEN_READINGS);
     }
-    writeln!(io::stdout(), "published {number} readings")
+    say(format_args!("published {number} readings"))
 }
 
-fn readings() -> io::Result<String> {
-    let load = fs::read_to_string("/proc/loadavg")?;
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let counters = fs::read_to_string("/proc/stat")?;
+fn readings() -> Result<String> {
+    let read = |path| fs::read_to_string(path).context(path);
+    let (load, memory, counters) =
+        (read("/proc/loadavg")?, read("/proc/meminfo")?, read("/proc/stat")?);
     Ok(format!(
         "load              {}\navailable memory  {} MiB\ncontext switches  {}\n",
         load.split(' ').next().unwrap_or("?"),
@@ -120,55 +195,75 @@ fn field(text: &str, name: &str) -> u64 {
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-fn watch(path: &Path) -> Result<(), Box<dyn Error>> {
-    let socket = UnixStream::connect(path).map_err(|error| {
-        format!("{}: {error} (is there a `dashboard publish`?)", path.display())
-    })?;
-    socket.set_read_timeout(Some(3 * PATIENCE))?;
-    let (_, fd) = recv_fd(&socket, &mut [0; 16])
-        .map_err(|error| format!("nothing comes from {}: {error}", path.display()))?;
-    // Whoever publishes need not be trusted: it can show nonsense, or nothing. What it cannot be kept
-    // from is leaving holes, 1 MiB at most; a machine that has no memory for those ends us (SIGBUS).
-    let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
-    let file = SealedFile::receive_future_write(fd.ok_or("no descriptor came")?, &policy)?;
-    let mut subscriber = Subscriber::open(&file)?;
+/// Connects; a listener that is stopped, and whose queue is full, is waited for a second at most.
+fn connect_to(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Err(Errno::AGAIN) => Err(io::Error::new(ErrorKind::TimedOut, "it accepts no connection")),
+        connected => Ok(connected.map(|()| socket.into())?),
+    }
+}
 
+fn watch(path: &Path) -> Result<()> {
+    show(subscribe(path).with_context(|| path.display().to_string())?)
+}
+
+fn subscribe(path: &Path) -> Result<Subscriber> {
+    let socket =
+        connect_to(path).map_err(|error| anyhow!("{error} (is there a `dashboard publish`?)"))?;
+    socket.set_read_timeout(Some(3 * PATIENCE))?;
+    let fd = match recv_fd(&socket, &mut [0; 16]) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            bail!("it sends nothing")
+        }
+        received => received?.1.context("it sends no descriptor")?,
+    };
+    // The publisher need not be trusted: at worst it shows nonsense, or nothing. It can leave holes in
+    // its file, 1 MiB at most. A machine without memory for those ends this process with SIGBUS.
+    let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
+    Ok(Subscriber::open(&SealedFile::receive_future_write(fd, &policy)?)?)
+}
+
+/// Shows the newest value until the publisher ends.
+fn show(mut subscriber: Subscriber) -> Result<()> {
     let (mut value, mut seen, mut since) = (Vec::new(), 0, Instant::now());
     loop {
-        match subscriber.wait(seen, PATIENCE)? {
+        match subscriber.wait(seen, PATIENCE).context("cannot wait for a reading")? {
             WaitOutcome::Newer => {}
             WaitOutcome::TimedOut => {
-                let seconds = since.elapsed().as_secs_f64();
-                writeln!(io::stdout(), "nothing new for {seconds:.0} s")?;
+                // A terminal goes on showing the picture.
+                let picture = if io::stdout().is_terminal() { &value[..] } else { &[] };
+                draw(
+                    picture,
+                    format_args!("nothing new for {:.0} s", since.elapsed().as_secs_f64()),
+                )?;
                 continue;
             }
-            WaitOutcome::Ended => {
-                writeln!(io::stdout(), "the publisher has ended")?;
-                return Ok(());
-            }
+            WaitOutcome::Ended => return say("the publisher has ended"),
         }
         match subscriber.latest(&mut value) {
             Ok(number) => {
                 let number = number.unwrap_or(0);
                 let new = if seen == 0 { 0 } else { number.saturating_sub(seen) };
-                draw(&value, number, new as f64 / since.elapsed().as_secs_f64())?;
+                let rate = new as f64 / since.elapsed().as_secs_f64();
+                draw(&value, format_args!("reading {number}, {rate:.0} a second"))?;
                 (seen, since) = (number, Instant::now());
             }
-            // It overtook every attempt to copy a value. The next may succeed.
+            // The publisher overtook every attempt to copy a value. The next call may succeed.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error).context("cannot read what is published"),
         }
         thread::sleep(BETWEEN_PICTURES);
     }
 }
 
-fn draw(value: &[u8], number: u64, rate: f64) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if out.is_terminal() {
-        write!(out, "\x1b[H\x1b[J")?; // from the top, on an empty screen
-    }
+fn draw(value: &[u8], status: impl Display) -> Result<()> {
+    // From the top, on an empty screen.
+    let mut picture = String::from(if io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" });
     for line in String::from_utf8_lossy(value).lines() {
-        writeln!(out, "{}", line.escape_debug())?; // a stranger's text does not control the terminal
+        picture.extend(line.escape_debug()); // a stranger's text does not control the terminal
+        picture.push('\n');
     }
-    writeln!(out, "reading {number}, {rate:.0} a second")
+    say(picture + &status.to_string())
 }

@@ -184,7 +184,8 @@ impl CreateOptions {
         let file = memfd.create(name)?;
         // A file that is created not executable is sealable whatever the flags say.
         if !self.allow_sealing && !sys::get_seals(file.as_fd())?.contains(Seals::SEAL) {
-            sys::add_seals(file.as_fd(), Seals::SEAL)?;
+            sys::add_seals(file.as_fd(), Seals::SEAL)
+                .map_err(while_doing("end the adding of seals (F_ADD_SEALS)"))?;
         }
         // SAFETY: memfd_create(2) has just returned this descriptor, close-on-exec, and nobody has seen
         // it: its number is none that code writes to without having been given it (0 to 2).

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::failure;
@@ -465,18 +466,19 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
 
 /// What reserving memory requires, where the error says that it is missing.
 fn how_to_reserve(error: &io::Error) -> &'static str {
-    use io::ErrorKind as K;
-    match error.kind() {
-        K::OutOfMemory | K::StorageFull => {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOMEM | Errno::NOSPC) => {
             "; there is too little: bound the length (SealPolicy::len)"
         }
-        K::PermissionDenied | K::Unsupported | K::WouldBlock if !failure::is_denied_call(error) => {
-            "; the descriptor is not open for writing, and the file cannot be opened anew: send a \
-             writable one, or do without (SealPolicy::reserve)"
-        }
+        // The descriptor is read-only, and the file could not be opened for writing.
+        Some(Errno::ACCESS | Errno::AGAIN) => NOT_WRITABLE,
+        None if !failure::is_denied_call(error) => NOT_WRITABLE,
         _ => "",
     }
 }
+
+const NOT_WRITABLE: &str = "; the descriptor is not open for writing, and the file cannot be opened \
+                            again: send a writable one, or do without (SealPolicy::reserve)";
 
 /// Of two equal user ids one does not stand for one user.
 fn whose_file(expected: u32, found: u32) -> String {

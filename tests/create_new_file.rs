@@ -17,7 +17,8 @@ use sealed_mmap::{
     CreateOptions, ReadOnlySealed, SealFailure, SealedFile, Seals, State, Unsealed, add_seals,
     get_seals,
 };
-use support::files::{errno_of, proc_path};
+use support::errno_of;
+use support::files::proc_path;
 use support::process::{is_alone, open_descriptors, run_alone, runs_alone};
 
 /// `None`, after saying so, where the machine forbids executable memory files.
@@ -126,7 +127,7 @@ fn a_file_that_disallows_sealing_can_never_be_sealed() {
         options.copy_of("never sealed", &source, 5),
     ] {
         let error = refused.unwrap_err();
-        assert_eq!(errno_of(&error), Some(Errno::PERM));
+        assert_eq!(errno_of(&error), Errno::PERM);
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         assert!(error.to_string().contains("its seals are final"), "{error}");
     }

@@ -4,8 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "timers that signal one thread are made with raw calls")]
 
-#[path = "support/runs.rs"]
-mod runs;
+mod support;
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -26,6 +25,7 @@ use rustix::net::{
     SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
+use support::runs;
 
 const KINDS: [SocketType; 3] = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
 const PERIODS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];

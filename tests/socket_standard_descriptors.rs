@@ -3,8 +3,7 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "the standard descriptors are closed")]
 
-#[path = "support/runs.rs"]
-mod runs;
+mod support;
 
 use std::io::{ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,6 +18,7 @@ use rustix::net::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
+use support::process;
 
 /// Runs `f` while descriptors 0, 1 and 2 are closed. It must not panic, for nobody would see it.
 fn without_standard_descriptors<T>(f: impl FnOnce() -> T) -> T {
@@ -77,7 +77,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
 
 #[test]
 fn what_is_received_is_never_0_1_or_2() {
-    if !runs::is_alone("what_is_received_is_never_0_1_or_2") {
+    if !process::is_alone("what_is_received_is_never_0_1_or_2") {
         return;
     }
     let (ours, theirs) = pair();
@@ -109,7 +109,7 @@ fn what_is_received_is_never_0_1_or_2() {
 
 #[test]
 fn where_no_higher_number_is_left_all_are_closed() {
-    if !runs::is_alone("where_no_higher_number_is_left_all_are_closed") {
+    if !process::is_alone("where_no_higher_number_is_left_all_are_closed") {
         return;
     }
     let (ours, theirs) = pair();

@@ -13,8 +13,9 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::denier::Denial;
 use crate::operations::{look, with};
+use crate::support::files;
+use crate::trial;
 use crate::trial::{Operation, Plan};
-use crate::{files, trial};
 
 #[derive(Debug)]
 struct Honest(io::Error);

@@ -10,10 +10,8 @@
 ))]
 #![allow(clippy::result_large_err, reason = "what a failure gives back is of any size")]
 
-#[path = "../support/files.rs"]
-mod files;
-#[path = "../support/runs.rs"]
-mod runs;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod controls;
 mod denier;
@@ -27,7 +25,7 @@ use std::thread;
 use std::time::Instant;
 
 use denier::Denial;
-use runs::is_emulated;
+use support::runs::is_emulated;
 use table::Table;
 use trial::{Operation, Outcome, Report};
 

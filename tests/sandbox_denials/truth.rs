@@ -132,7 +132,12 @@ pub(crate) fn may_come_late(call: &str, errno: Errno) -> bool {
     about_data.contains(&errno) || !copies.contains(&call) && !COPIES_IN_THE_KERNEL.contains(&call)
 }
 
-/// The least of the faults.
+/// Whether the man page gives an errno of sandboxes a meaning of its own, so that it says enough.
+fn is_meant(call: &str, errno: Errno) -> bool {
+    errno == Errno::ACCESS && (call == "mmap" || call.starts_with("openat"))
+}
+
+/// The least of the faults: the errnos of sandboxes say nothing about the call.
 pub(crate) const BARE: &str = "the bare errno, without what was being done";
 
 /// What is wrong with an error, if the cause was this denial. `chain` is the error and its sources.
@@ -151,7 +156,7 @@ pub(crate) fn faults(
     if !told.contains(&words) && !is_translated(&call, errno, &told) {
         faults.push(format!("does not tell the errno: {told:?}"));
     }
-    if *told == *words && !is_bare {
+    if *told == *words && !is_bare && OF_SANDBOXES.contains(&errno) && !is_meant(&call, errno) {
         faults.push(BARE.into());
     }
     if let Some((phrase, _)) =

@@ -18,6 +18,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use sealed_mmap::{ReceiveError, Refusal, SealPolicy, SealedFile, Seals};
 
+use super::errno_in;
+
 pub(crate) const IMMUTABLE: Seals = Seals::WRITE.union(Seals::SHRINK);
 pub(crate) const LIVE: Seals = Seals::FUTURE_WRITE.union(Seals::SHRINK);
 pub(crate) const WHOLE: Seals = IMMUTABLE.union(Seals::GROW).union(Seals::SEAL);
@@ -275,8 +277,8 @@ pub(crate) fn refused<T: Debug>(
         | Refusal::CannotSeal { error: kernels, .. }
         | Refusal::CannotReserve(kernels)
         | Refusal::Io(kernels) => {
-            assert!(errno_of(&converted).is_some(), "{kernels:?}");
-            assert_eq!(errno_of(&converted), errno_of(kernels));
+            assert!(errno_in(&converted).is_some(), "{kernels:?}");
+            assert_eq!(errno_in(&converted), errno_in(kernels));
             kernels.kind()
         }
         Refusal::NotReadable | Refusal::Owner { .. } => ErrorKind::PermissionDenied,
@@ -290,12 +292,6 @@ pub(crate) fn refused<T: Debug>(
     assert_eq!(fd.as_raw_fd(), number);
     assert_eq!(look(fd.as_fd()), before);
     (refusal, fd)
-}
-
-/// The errno at the end of the chain of sources.
-pub(crate) fn errno_of(error: &(dyn Error + 'static)) -> Option<Errno> {
-    let own = error.downcast_ref().and_then(Errno::from_io_error);
-    own.or_else(|| errno_of(error.source()?))
 }
 
 fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {

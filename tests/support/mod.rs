@@ -9,13 +9,20 @@ pub(crate) mod mapping;
 pub(crate) mod process;
 pub(crate) mod runs;
 
+use std::error::Error;
 use std::fs;
 use std::io;
 
 use rustix::io::Errno;
 
+/// The errno of an error, or of the source that explains it.
+pub(crate) fn errno_in(error: &(dyn Error + 'static)) -> Option<Errno> {
+    let own = error.downcast_ref().and_then(Errno::from_io_error);
+    own.or_else(|| errno_in(error.source()?))
+}
+
 pub(crate) fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or_else(|| panic!("not of the kernel: {error}"))
+    errno_in(error).unwrap_or_else(|| panic!("not of the kernel: {error}"))
 }
 
 pub(crate) fn errno<T>(result: io::Result<T>) -> Result<T, Errno> {

@@ -1,0 +1,184 @@
+//! What a process has of its own and not for ever: descriptors of one thread, users of a namespace,
+//! limits on locked memory, settings that an administrator changes.
+#![cfg(target_os = "linux")]
+#![allow(unsafe_code, reason = "namespaces and limits are set with raw calls")]
+
+mod support;
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::thread;
+
+use rustix::fs::{Gid, Uid, fchown};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::UnshareFlags;
+use sealed_mmap::{CreateOptions, HugePages, Producer, Refusal, SealPolicy, SealedFile};
+use support::errno_in;
+use support::files::{is_root, proc_path};
+use support::process::{Forked, is_alone};
+use support::runs::live;
+
+/// What `unshare(2)` takes away, or `None` with the reason printed.
+fn unshare(flags: UnshareFlags) -> Option<()> {
+    // SAFETY: nothing in this thread relies on what it shares with others.
+    match unsafe { rustix::thread::unshare_unsafe(flags) } {
+        Ok(()) => Some(()),
+        Err(errno) => {
+            eprintln!("not tested, unshare of {flags:?} is refused here: {errno}");
+            None
+        }
+    }
+}
+
+fn passed(child: Forked) {
+    assert_eq!(child.finish().exit_status(), Some(0));
+}
+
+#[test]
+fn a_thread_with_descriptors_of_its_own_reopens_them() {
+    let in_thread = || -> Option<()> {
+        unshare(UnshareFlags::FILES)?;
+        let file = SealedFile::from_bytes("of this thread", b"bytes").unwrap();
+        let reopened = file.reopen().unwrap();
+        assert_eq!(reopened.map_read_only().unwrap(), b"bytes");
+        let policy = SealPolicy::untrusted(5);
+        let read_only = SealedFile::receive_read_only(reopened, &policy).unwrap();
+        read_only.reserve().unwrap();
+        live(Producer::create("of this thread", 8));
+
+        // Control: the path of the thread group's leader does not know the descriptor.
+        let leaders = fs::read_link(proc_path(&file));
+        assert!(!leaders.is_ok_and(|name| name.to_string_lossy().contains("of this thread")));
+        Some(())
+    };
+    thread::spawn(in_thread).join().unwrap();
+}
+
+/// Here the overflow uid is everybody's whom the user namespace does not map.
+#[test]
+fn the_overflow_uid_is_no_owner_where_users_are_unmapped() {
+    if !is_alone("the_overflow_uid_is_no_owner_where_users_are_unmapped") {
+        return;
+    }
+    let file = SealedFile::from_bytes("whose", b"bytes").unwrap();
+    let accepted = |file: &SealedFile, uid| {
+        let policy = SealPolicy::new().owner(uid);
+        SealedFile::receive_read_only(file.try_clone().unwrap(), &policy)
+    };
+    let overflow_uid = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap();
+    let overflow_uid = overflow_uid.trim().parse().unwrap();
+    passed(Forked::that(|_| {
+        if unshare(UnshareFlags::NEWUSER).is_none() {
+            return;
+        }
+        // Nobody is mapped, not even who has made the file.
+        let error = accepted(&file, overflow_uid).unwrap_err();
+        let refused = Refusal::Owner { expected: overflow_uid, found: overflow_uid };
+        assert_eq!(error.reason().to_string(), refused.to_string());
+        assert!(error.to_string().contains("does not map"), "{error}");
+        // Control: the file as such is accepted.
+        SealedFile::receive_read_only(file.try_clone().unwrap(), &SealPolicy::new()).unwrap();
+    }));
+
+    // Control: where every user is mapped, that one is a user like others.
+    if is_root() {
+        let owner = Uid::from_raw(overflow_uid);
+        fchown(file.as_fd(), Some(owner), None::<Gid>).unwrap();
+        accepted(&file, overflow_uid).unwrap();
+    } else {
+        eprintln!("control not run: only root can give files away");
+    }
+}
+
+#[test]
+fn a_limit_on_locked_memory_is_a_lack_of_memory() {
+    if !is_alone("a_limit_on_locked_memory_is_a_lack_of_memory") {
+        return;
+    }
+    const LEN: u64 = 8 << 20;
+    const LIMIT: u64 = 1 << 20;
+
+    let file = SealedFile::build("locked", LEN, |_| Ok(())).unwrap();
+    let lacking = |outcome: io::Result<()>| {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error:?}");
+        assert!(error.to_string().contains("RLIMIT_MEMLOCK"), "{error}");
+        assert_eq!(errno_in(&error), Some(Errno::AGAIN));
+    };
+    passed(Forked::that(|_| {
+        let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+        setrlimit(Resource::Memlock, limit).unwrap();
+        if is_root() {
+            // Whom the limit does not hold for.
+            // SAFETY: the only thread of this process.
+            assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+        }
+        // SAFETY: it changes what future mappings do, and no memory.
+        assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0);
+        lacking(file.map_read_only().map(drop));
+        lacking(file.map_range(1..LEN - 1).map(drop));
+        lacking(SealedFile::build("locked", LEN, |_| Ok(())).map(drop));
+        let mut draft = SealedFile::create("locked").unwrap();
+        draft.set_len(LEN).unwrap();
+        lacking(draft.map_mut().map(drop));
+        if let Some(producer) = live(Producer::create("locked", 8)) {
+            lacking(Producer::create("locked", LEN).map(drop));
+            drop(producer);
+        }
+        // Control: within the limit.
+        file.map_range(..4096).unwrap();
+    }));
+}
+
+#[test]
+fn a_changed_setting_of_huge_pages_is_seen() {
+    if !is_alone("a_changed_setting_of_huge_pages_is_seen") {
+        return;
+    }
+    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    /// So long that huge pages are worth it, and no longer than what is filled from a buffer.
+    const LEN: u64 = 1 << 20;
+
+    if !fs::exists(SETTING).unwrap() {
+        return eprintln!("not tested: the kernel has no {SETTING}");
+    }
+    let fake = std::env::temp_dir().join(format!("shmem_enabled-{}", std::process::id()));
+    fs::write(&fake, "always within_size advise [never] deny force\n").unwrap();
+    let fills_in_place = || {
+        let mut in_place = false;
+        let options = CreateOptions::new().huge_pages(HugePages::Transparent);
+        let fill = |bytes: &mut [u8]| {
+            in_place = is_of_file(bytes, "filled in place");
+            Ok(())
+        };
+        options.build("filled in place", LEN, fill).unwrap();
+        in_place
+    };
+    passed(Forked::that(|_| {
+        if !is_root() || unshare(UnshareFlags::NEWNS).is_none() {
+            return eprintln!("not tested: only root can put a file over {SETTING}");
+        }
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        mount_bind(&fake, SETTING).unwrap();
+        assert!(!fills_in_place());
+        fs::write(&fake, "always within_size [advise] never deny force\n").unwrap();
+        assert!(fills_in_place(), "the setting of a moment ago was used");
+        fs::write(&fake, "always within_size advise [never] deny force\n").unwrap();
+        assert!(!fills_in_place(), "the setting of a moment ago was used");
+    }));
+    fs::remove_file(fake).unwrap();
+}
+
+/// Whether the bytes lie in a mapping of the memfd of this name.
+fn is_of_file(bytes: &[u8], name: &str) -> bool {
+    let address = bytes.as_ptr().addr();
+    fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|at| usize::from_str_radix(at, 16).unwrap());
+        (start..end).contains(&address) && line.contains(name)
+    })
+}
