@@ -256,7 +256,7 @@ fn fill_holes(fd: BorrowedFd<'_>, len: u64) -> rustix::io::Result<()> {
 /// `ENOMEM` for more bytes than the machine has memory and swap. Neither `fallocate(2)` nor
 /// `madvise(2)` knows this limit: they would go on until the OOM killer steps in. Where a sandbox
 /// denies the question there is no limit.
-#[cfg(not(target_os = "freebsd"))]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
     // Where there is less, nothing runs, and asking would be a tenth of receiving a small file.
     const ALWAYS_THERE: u64 = 1 << 20;
@@ -284,7 +284,7 @@ struct TooLong {
 
 /// Bytes, if `sysinfo(2)` may be called. rustix's own function assumes that it cannot fail, and
 /// gives out what the kernel never wrote where it does.
-#[cfg(not(target_os = "freebsd"))]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code, reason = "the C library's function reports errors, which rustix's does not")]
 fn memory_and_swap() -> Option<u64> {
     use rustix::system::Sysinfo;
@@ -307,7 +307,7 @@ fn memory_and_swap() -> Option<u64> {
     Some(units.saturating_mul(info.mem_unit.into()))
 }
 
-#[cfg(target_os = "freebsd")]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn fits_memory(_len: u64) -> io::Result<()> {
     Ok(())
 }
