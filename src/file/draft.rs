@@ -196,7 +196,7 @@ impl SealedFile<Unsealed> {
             // SAFETY: `F_GET_SEALS` has reported WRITE and SHRINK, and `add_and_confirm` has found that
             // the kernel enforces what it reported. The extent is that of this draft, which nobody else
             // had; it may be left out, for GROW was reported, too.
-            Ok(_) => Ok(unsafe { SealedFile::sealed(self.into_inner(), extent) }),
+            Ok(()) => Ok(unsafe { SealedFile::sealed(self.into_inner(), extent) }),
             Err(failure) => Err(SealError::new(failure, self)),
         }
     }
