@@ -265,21 +265,9 @@ pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
         return Ok(());
     }
     match memory_and_swap() {
-        Some(there_is) if len > there_is => {
-            let source = Errno::NOMEM.into();
-            Err(io::Error::new(io::ErrorKind::OutOfMemory, TooLong { len, there_is, source }))
-        }
+        Some(there_is) if len > there_is => Err(Errno::NOMEM.into()),
         _ => Ok(()),
     }
-}
-
-#[cfg(not(target_os = "freebsd"))]
-#[derive(Debug, thiserror::Error)]
-#[error("{len} bytes are more than the memory and swap of this machine ({there_is} bytes)")]
-struct TooLong {
-    len: u64,
-    there_is: u64,
-    source: io::Error,
 }
 
 /// Bytes, if `sysinfo(2)` may be called. rustix's own function assumes that it cannot fail, and

@@ -95,7 +95,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// Says why not, if the slots are not a power of two from 2 on, or more than can be mapped.
+    /// Says why not, if the number of slots is not a power of two, at least 2, or they are more than can be mapped.
     pub(crate) fn new(slots: u64, capacity: u64) -> Result<Self, String> {
         if !slots.is_power_of_two() || slots < 2 {
             return Err(format!(
