@@ -62,8 +62,9 @@ impl CreateOptions {
     ///
     /// As [`create`](Self::create), and:
     ///
-    /// * `EFBIG`: the source has more than `limit` bytes, or is a regular file that claims to (those
-    ///   of sysfs claim a page). Up to 64 KiB beyond the limit are consumed from a stream.
+    /// * `FileTooLarge`: the source has more than `limit` bytes, or is a regular file that claims to
+    ///   (those of sysfs claim a page). The errno, `EFBIG`, is the `source`. Up to 64 KiB beyond the
+    ///   limit are consumed from a stream.
     /// * `ResourceBusy`: the source changed while it was copied.
     /// * `InvalidInput`, without an errno: the source is one of the sources of records listed above.
     ///   Nothing is consumed.
@@ -171,7 +172,7 @@ impl SealedFile<ReadOnlySealed> {
     ///
     /// # Errors
     ///
-    /// A [`Refusal`](crate::Refusal), with the descriptor; [`Io`] with `EFBIG` if the file has more
+    /// A [`Refusal`](crate::Refusal), with the descriptor; [`Io`] with `FileTooLarge` if the file has more
     /// than `copy_limit` bytes. Reading a file on a slow or hostile file system (network, FUSE, some of
     /// procfs) may block.
     ///

@@ -41,9 +41,25 @@ pub(crate) fn failed<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> i
     }
 }
 
-/// Whether the error is one of [`while_doing`]'s own.
+/// Whether the error says what was being done, and its source why that failed.
 pub(crate) fn is_denied_call(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<Failed>())
+}
+
+/// The name of a file that an error is about, asked for only where it is shown.
+pub(crate) enum Name<F> {
+    Of(fn(&F) -> Option<String>),
+    /// The file is gone.
+    Was(Option<String>),
+}
+
+impl<F> Name<F> {
+    pub(crate) fn get(&self, file: &F) -> Option<String> {
+        match self {
+            Self::Of(ask) => ask(file),
+            Self::Was(name) => name.clone(),
+        }
+    }
 }
 
 /// `Debug` for people: the message and its sources. It is what `fn main() -> io::Result<()>` prints.

@@ -56,16 +56,18 @@ impl<'a> UnsealedMap<'a> {
         file: &'a File,
         len: u64,
         prefer_huge_pages: bool,
+        explain_lack: impl Fn(io::Error) -> io::Error,
     ) -> io::Result<Self> {
         let map_len = address_space(len)?;
         if map_len == 0 {
             return Ok(Self { map: None, file: PhantomData });
         }
+        let reserve = || sys::reserve(file.as_fd(), len).map_err(&explain_lack);
         // Memory that is there already stays in small pages, whatever is advised later.
         if prefer_huge_pages {
             sys::fits_memory(len)?;
         } else {
-            sys::reserve(file.as_fd(), len)?;
+            reserve()?;
         }
         // SAFETY: `MmapOptions::map_mut` requires that the file is not modified behind the slice's
         // back, in or out of process: this function's obligation. A forked child does not get the
@@ -79,7 +81,7 @@ impl<'a> UnsealedMap<'a> {
                 // SAFETY: as above.
                 let _ = unsafe { advise(map.as_ptr(), map.len(), preference) };
             }
-            sys::reserve(file.as_fd(), len)?;
+            reserve()?;
         }
         Ok(Self { map: Some(map), file: PhantomData })
     }
@@ -367,7 +369,7 @@ pub(crate) fn address_space(len: u64) -> io::Result<usize> {
     })
 }
 
-/// A multiple of every page size that Linux has.
+/// A multiple of every page size of the targets that Rust supports.
 const LARGEST_PAGE: usize = 64 << 10;
 
 /// An empty file cannot be mapped. A slice of it is aligned like any other map.

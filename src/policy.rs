@@ -413,7 +413,7 @@ pub enum Refusal {
     /// (`EACCES`, `Unsupported`, `WouldBlock`). See [`SealedFile::reserve`](crate::SealedFile::reserve).
     #[error("cannot reserve memory for the whole file{}", how_to_reserve(_0))]
     CannotReserve(#[source] io::Error),
-    /// Examining or copying the file failed. The file has more bytes than the copy limit (`EFBIG`), or
+    /// Examining or copying the file failed. The file has more bytes than the copy limit (`FileTooLarge`), or
     /// changed during the copy (`ResourceBusy`); there is no memory (`ENOSPC`, `ENOMEM`) or no descriptor
     /// left (`EMFILE`); or [a sandbox denied a call](crate#errors).
     #[error("cannot look at the file, or cannot copy it")]

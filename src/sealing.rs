@@ -197,8 +197,8 @@ pub(crate) fn write_seal_is_enforced(present: Seals) -> bool {
 }
 
 /// Whether this kernel refuses `EXEC` on an executable file that has a writable mapping: tried once
-/// on a file of our own, and remembered as soon as the attempt was conclusive. It cannot change while
-/// the kernel runs.
+/// on a file of our own, and remembered as soon as the attempt was conclusive. Only live patching changes
+/// the answer while the kernel runs.
 ///
 /// The attempt is not conclusive where the file cannot be created (`EACCES` under `vm.memfd_noexec=2`,
 /// or no descriptors left). The kernel then counts as one that does not check, this time.

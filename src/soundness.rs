@@ -191,7 +191,8 @@
 //! * **Descriptors that are not owned**: code that makes up a descriptor number violates
 //!   [I/O safety](https://doc.rust-lang.org/std/io/index.html#io-safety).
 //! * **The kernel and the machine**: a module, a debugger, a kernel that does not enforce its seals,
-//!   broken memory, a page that cannot be read back from swap (`SIGBUS`).
+//!   broken memory, a page that cannot be read back from swap (`SIGBUS`). A kernel that is live-patched
+//!   against the `F_SEAL_EXEC` fault counts as fixed, also for a file that was sealed before the patch.
 //! * **A forked child that goes on running Rust code**: it has a copy of every descriptor, and `fork`
 //!   without `exec` is `unsafe`.
 //!

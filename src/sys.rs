@@ -64,6 +64,10 @@ impl Memfd {
             Err(errno @ (Errno::INVAL | Errno::PERM | Errno::NOSYS)) => {
                 self.create_by_mode(name, flags, errno)
             }
+            // Of a file that is not executable the kernel never answers this.
+            Err(errno @ Errno::ACCESS) if !self.executable => {
+                self.create_by_mode(name, flags, errno)
+            }
             Err(errno) => Err(self.explain(errno)),
         }
     }
@@ -101,7 +105,7 @@ fn memfd_noexec() -> Option<bool> {
 }
 
 /// 0 to 2 are standard input, output and error, whatever is open there.
-pub(crate) const FIRST_OF_OUR_DESCRIPTORS: RawFd = 3;
+const FIRST_OF_OUR_DESCRIPTORS: RawFd = 3;
 
 /// `<linux/memfd.h>`; FreeBSD's `<sys/mman.h>` has the same value.
 const MFD_HUGE_SHIFT: u32 = 26;
@@ -235,16 +239,13 @@ fn fill_holes(fd: BorrowedFd<'_>, len: u64) -> rustix::io::Result<()> {
     // A signal makes the kernel undo the whole call. Without smaller steps a timer that keeps
     // firing would keep it from ever ending.
     const SMALLEST_STEP: u64 = 1 << 20;
-    /// Of the smallest step. Only what is no signal interrupts it so often.
-    const MOST_INTERRUPTIONS: u32 = 1000;
 
-    let (mut done, mut step, mut interruptions) = (0, len, 0);
+    let (mut done, mut step, mut interruptions) = (0, len, Interruptions::new());
     while done < len {
         let next = step.min(len - done);
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), done, next) {
-            Ok(()) => (done, interruptions) = (done + next, 0),
-            Err(Errno::INTR) if interruptions < MOST_INTERRUPTIONS => {
-                interruptions += 1;
+            Ok(()) => done += next,
+            Err(Errno::INTR) if interruptions.may_be_signals() => {
                 step = (step / 2).max(SMALLEST_STEP);
             }
             Err(error) => return Err(error),
@@ -282,9 +283,9 @@ fn memory_and_swap() -> Option<u64> {
     unsafe extern "C" {
         fn sysinfo(info: *mut c_void) -> c_int;
     }
-    let mut info = MaybeUninit::<[Sysinfo; 4]>::zeroed();
+    let mut info = MaybeUninit::<[Sysinfo; 8]>::zeroed();
     // SAFETY: sysinfo(2) writes one `struct sysinfo`, the kernel's, to where its argument points. There
-    // is room for four, because the struct of musl's <sys/sysinfo.h> is longer than the kernel's.
+    // is room for eight, because the struct of musl's <sys/sysinfo.h> is longer than the kernel's.
     if unsafe { sysinfo(info.as_mut_ptr().cast()) } != 0 {
         return None;
     }
@@ -341,12 +342,12 @@ impl From<Astray> for io::Error {
     }
 }
 
-#[cfg(not(target_os = "freebsd"))]
-fn above_standard_descriptors(fd: OwnedFd) -> io::Result<OwnedFd> {
+/// Moves a descriptor that is 0, 1 or 2.
+pub(crate) fn above_standard_descriptors(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     if fd.as_raw_fd() >= FIRST_OF_OUR_DESCRIPTORS {
         return Ok(fd);
     }
-    Ok(rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OF_OUR_DESCRIPTORS)?)
+    rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OF_OUR_DESCRIPTORS)
 }
 
 #[cfg(target_os = "freebsd")]
@@ -462,24 +463,37 @@ pub(crate) fn wait_readable(
 ) -> rustix::io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, poll};
 
-    // Signals can interrupt each call, however many there are. What answers so faster than signals
-    // come, such as a system call filter, would do it for ever.
-    const AT_ONCE: Duration = Duration::from_micros(100);
-    const MOST_AT_ONCE: u32 = 1000;
-
-    let start = Instant::now();
-    let mut interrupted = 0_u32;
+    let mut interruptions = Interruptions::new();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A time that cannot be expressed is longer than any machine runs.
         let left = left.and_then(|left| left.try_into().ok());
         match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], left.as_ref()) {
-            Err(Errno::INTR) => interrupted = interrupted.saturating_add(1),
+            Err(Errno::INTR) if interruptions.may_be_signals() => {}
             done => return Ok(done? > 0),
         }
-        if interrupted > MOST_AT_ONCE && start.elapsed() < AT_ONCE * interrupted {
-            return Err(Errno::INTR);
-        }
+    }
+}
+
+/// How often and how fast a call has answered `EINTR`. Signals can interrupt it however many there are.
+/// What answers faster than signals come, such as a system call filter, would do it for ever.
+pub(crate) struct Interruptions {
+    since: Instant,
+    count: u32,
+}
+
+impl Interruptions {
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), count: 0 }
+    }
+
+    /// Counts one more, and says whether to call again.
+    pub(crate) fn may_be_signals(&mut self) -> bool {
+        const AT_ONCE: Duration = Duration::from_micros(100);
+        const MOST_AT_ONCE: u32 = 1000;
+
+        self.count = self.count.saturating_add(1);
+        self.count <= MOST_AT_ONCE || self.since.elapsed() >= AT_ONCE * self.count
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 
-use crate::failure::{self, while_doing};
+use crate::failure::{self, Name, while_doing};
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
 use crate::map::{self, UnsealedMap};
@@ -129,8 +129,11 @@ impl SealedFile<Unsealed> {
         // maps, resizes or gives away the file borrows or consumes it. A map that was leaked earlier
         // has no reference left (its lifetime has ended). Other processes do not have the descriptor:
         // it was never handed out, and is close-on-exec.
-        unsafe { UnsealedMap::new(self.file(), len, prefer_huge_pages) }
-            .map_err(|error| explain_lack(self.pages(), error))
+        unsafe {
+            UnsealedMap::new(self.file(), len, prefer_huge_pages, |error| {
+                explain_lack(self.pages(), error)
+            })
+        }
     }
 
     /// Makes the file immutable, in every process and forever: adds [`Seals::WRITE`],
@@ -146,7 +149,8 @@ impl SealedFile<Unsealed> {
     ///
     /// # Errors
     ///
-    /// The draft comes back unchanged. [`SealFailure`](crate::SealFailure) lists what can prevent
+    /// The draft comes back unchanged, for another attempt. (If the seals were added and could not be read
+    /// back, it carries them, and the next attempt succeeds.) [`SealFailure`](crate::SealFailure) lists what can prevent
     /// sealing.
     ///
     /// The most likely reason is [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): a
@@ -303,13 +307,13 @@ pub struct SealError<F = SealedFile<Unsealed>> {
     reason: SealFailure,
     error: io::Error,
     /// The file's name, where the kernel reports it.
-    name: Option<String>,
+    name: Name<F>,
     file: F,
 }
 
 impl<S: State> SealError<SealedFile<S>> {
     pub(super) fn new((reason, error): Failure, file: SealedFile<S>) -> Self {
-        Self { reason, error, name: sys::name(file.file().as_fd()), file }
+        Self { reason, error, name: Name::Of(|file| sys::name(file.file().as_fd())), file }
     }
 }
 
@@ -359,7 +363,7 @@ impl<F> fmt::Debug for SealError<F> {
 
 impl<F> fmt::Display for SealError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
+        match self.name.get(&self.file) {
             Some(name) => write!(f, "cannot seal {name:?}: {}", self.reason),
             None => write!(f, "cannot seal the file: {}", self.reason),
         }
@@ -376,7 +380,8 @@ impl<F> std::error::Error for SealError<F> {
 /// [`error`](SealError::error), which is the source.
 impl<F> From<SealError<F>> for io::Error {
     fn from(error: SealError<F>) -> Self {
-        let SealError { reason, error, name, file: _ } = error;
+        let SealError { reason, error, name, file } = error;
+        let name = Name::Was(name.get(&file));
         Self::new(error.kind(), SealError { reason, error, name, file: () })
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::failure;
+use crate::failure::{self, Name};
 use crate::policy::{Facts, Kernel, Refusal, SealPolicy};
 use crate::sealing;
 use crate::seals::Seals;
@@ -87,7 +87,7 @@ impl Kernel for ThisKernel {
 pub struct ReceiveError<F = OwnedFd> {
     reason: Refusal,
     /// The file's name, where the kernel reports it.
-    name: Option<String>,
+    name: Name<F>,
     fd: F,
 }
 
@@ -102,7 +102,7 @@ impl<F> ReceiveError<F> {
 
 impl ReceiveError {
     pub(crate) fn new(reason: Refusal, fd: OwnedFd) -> Self {
-        Self { reason, name: sys::name(fd.as_fd()), fd }
+        Self { reason, name: Name::Of(|fd| sys::name(fd.as_fd())), fd }
     }
 
     /// Borrows the descriptor that was refused.
@@ -136,7 +136,7 @@ impl<F> fmt::Debug for ReceiveError<F> {
 
 impl<F> fmt::Display for ReceiveError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
+        match self.name.get(&self.fd) {
             Some(name) => write!(f, "refused {name:?}: {}", self.reason),
             None => write!(f, "refused the descriptor: {}", self.reason),
         }
@@ -157,7 +157,8 @@ impl<F> std::error::Error for ReceiveError<F> {
 /// [`Owner`](Refusal::Owner), and `InvalidData` otherwise.
 impl<F> From<ReceiveError<F>> for io::Error {
     fn from(error: ReceiveError<F>) -> Self {
-        let ReceiveError { reason, name, fd: _ } = error;
+        let ReceiveError { reason, name, fd } = error;
+        let name = Name::Was(name.get(&fd));
         Self::new(reason.kind(), ReceiveError { reason, name, fd: () })
     }
 }
@@ -165,6 +166,6 @@ impl<F> From<ReceiveError<F>> for io::Error {
 /// As for [`ReceiveError`], without the file's name.
 impl From<Refusal> for io::Error {
     fn from(reason: Refusal) -> Self {
-        ReceiveError { reason, name: None, fd: () }.into()
+        ReceiveError { reason, name: Name::Was(None), fd: () }.into()
     }
 }

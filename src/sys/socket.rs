@@ -18,6 +18,8 @@ use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{Timeout, socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 
+use super::Interruptions;
+
 /// The type of `cmsg_len`, and the type of the message that carries a process descriptor.
 #[cfg(not(target_os = "freebsd"))]
 mod target {
@@ -158,9 +160,10 @@ pub(crate) fn retry_until_timeout<T>(
     const PAUSE: Duration = Duration::from_millis(10);
 
     let start = Instant::now();
+    let mut interruptions = Interruptions::new();
     let timeout = loop {
         match call(true) {
-            Err(Errno::INTR) => {}
+            Err(Errno::INTR) if interruptions.may_be_signals() => {}
             done => return done,
         }
         // A sandbox can forbid the question. Without an answer there is no timeout to keep.
