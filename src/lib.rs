@@ -168,13 +168,13 @@ pub use file::draft::SealError;
 pub use file::receive::ReceiveError;
 pub use file::sealed::SealedFile;
 pub use huge_pages::{HugePageSize, HugePages};
-pub use live::LiveMap;
+pub use live::{LiveMap, SharedMap};
 pub use map::{OutOfBounds, ReadOnlyMap, UnsealedMap};
 pub use policy::{Refusal, SealPolicy};
 pub use producer::Producer;
 pub use sealing::{SealFailure, add_seals, get_seals};
 pub use seals::Seals;
-pub use state::{FutureWriteSealed, ReadOnlySealed, Sealed, State, Unsealed};
+pub use state::{Changing, FutureWriteSealed, ReadOnlySealed, Sealed, SizeSealed, State, Unsealed};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -428,7 +428,8 @@ unsafe fn advise(start: *const u8, len: usize, advice: Advice) -> io::Result<()>
         .map_err(while_doing("advise the kernel on a mapping (madvise)"))
 }
 
-/// A range that exceeds the file or the map, or a value that exceeds a capacity.
+/// A range that exceeds the file or the map, a value that exceeds a capacity, or a word that does not begin
+/// where words do.
 ///
 /// # Examples
 ///
@@ -440,7 +441,7 @@ unsafe fn advise(start: *const u8, len: usize, advice: Advice) -> io::Result<()>
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{len} bytes{} do not fit into {size} bytes", from(*offset))]
+#[error("{}", what(*offset, *len, *size))]
 pub struct OutOfBounds {
     /// Where the range begins, in bytes.
     pub offset: u64,
@@ -450,9 +451,16 @@ pub struct OutOfBounds {
     pub size: u64,
 }
 
-/// Nothing for offset 0: the range may be a whole value, and the memory the room for it.
-fn from(offset: u64) -> String {
-    if offset == 0 { String::new() } else { format!(" from offset {offset} on") }
+fn what(offset: u64, len: u64, size: u64) -> String {
+    match (offset, offset.checked_add(len)) {
+        // Only a word can be wrong within the bounds.
+        (_, Some(end)) if end <= size => {
+            format!("the offset of a word is a multiple of {len}, which {offset} is not")
+        }
+        // The range may be a whole value, and the memory the room for it.
+        (0, _) => format!("{len} bytes do not fit into {size} bytes"),
+        _ => format!("{len} bytes from offset {offset} on do not fit into {size} bytes"),
+    }
 }
 
 impl OutOfBounds {

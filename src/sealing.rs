@@ -109,7 +109,7 @@ pub enum SealFailure {
     UntrustedWriteSeal,
     /// Anything else, such as [a call that a sandbox denies](crate#errors). The
     /// [error](crate::SealError::error) says what happened.
-    #[error("a system call failed")]
+    #[error("the source of this error says why")]
     Other,
 }
 

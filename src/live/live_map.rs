@@ -1,37 +1,37 @@
-//! The readers' side of live files.
+//! The readers' side of live and shared files.
 #![allow(unsafe_code, reason = "its maker says how long the file stays")]
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::RangeBounds;
-use std::sync::atomic::{Ordering, fence};
 
 use super::{Mapping, Words};
 use crate::map::OutOfBounds;
 use crate::sys::Extent;
 
-/// A reader's view of a live file, from [`SealedFile::map_live`](crate::SealedFile::map_live).
+/// A reader's view of a live or a shared file, from [`SealedFile::map_live`](crate::SealedFile::map_live).
 ///
-/// Reading copies bytes out. There is no slice of a live file, because the producer goes on writing. The
+/// Reading copies bytes out. There is no slice of such a file, because somebody goes on writing. The
 /// map owns its mapping: the file may be dropped, and the map may move to other threads or live forever,
 /// even after the producer has ended.
 ///
 /// # Guarantees
 ///
 /// * Each aligned `usize` is read whole. Whether that word is a value that somebody stored is up to the
-///   producer: a [`Producer`] stores whole words, another program need not.
-/// * Calls are ordered: a reader that has read what one [`Producer::write_at`] stored, even a single
-///   word, reads in later calls nothing older than what the calls before that one stored.
+///   writer: a [`Producer`] and a [`SharedMap`](crate::SharedMap) store whole words, another program need
+///   not.
+/// * Calls are ordered: a reader that has read what one [`Producer::write_at`] stored (or one
+///   [`SharedMap::write_at`](crate::SharedMap::write_at)), even a single word, reads in later calls nothing older than what the calls before that one stored.
 ///
 /// # Not guaranteed
 ///
-/// * That what one call reads belongs together. Of the words that the producer writes meanwhile, each is
+/// * That what one call reads belongs together. Of the words that a writer writes meanwhile, each is
 ///   new or old, independently of the others.
 /// * That reading cannot run out of memory. If a foreign producer left holes and there is no memory for
 ///   them, reading raises `SIGBUS` (under `vm.overcommit_memory=2`, or with hugetlb pages), unless the
 ///   file was received with [`SealPolicy::reserve`](crate::SealPolicy::reserve). A [`Producer`] leaves no
-///   holes.
+///   holes. Into a shared file a peer can [punch holes again](crate::SharedMap#holes).
 ///
 /// A core dump contains the map: see [core dumps](crate::soundness#core-dumps).
 ///
@@ -108,10 +108,7 @@ impl LiveMap {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
-        let start = self.map.locate(offset, target.len())?;
-        self.words().read(start, target);
-        fence(Ordering::Acquire);
-        Ok(())
+        self.map.read_at(offset, target)
     }
 
     /// Copies a range of bytes into a new vector, as [`read_at`](Self::read_at) does.
@@ -124,10 +121,7 @@ impl LiveMap {
     /// [`OutOfBounds`]. A range that ends before it begins is out of bounds, too. Its `len` is the difference
     /// modulo 2⁶⁴.
     pub fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
-        let range = OutOfBounds::resolve(range, self.len() as u64)?;
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.read_at(range.start, &mut bytes)?;
-        Ok(bytes)
+        self.map.to_vec(range)
     }
 }
 
