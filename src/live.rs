@@ -98,6 +98,7 @@ impl Mapping {
         self.len
     }
 
+    #[inline]
     pub(crate) fn words(&self) -> Words<'_> {
         let Some(map) = &self.map else { return Words::new(&[]) };
         let first = map.as_ptr().cast::<AtomicUsize>();
@@ -112,8 +113,24 @@ impl Mapping {
     }
 
     /// Where `len` bytes from `offset` on begin, if all of them lie within the file.
+    #[inline]
     pub(crate) fn locate(&self, offset: u64, len: usize) -> Result<usize, OutOfBounds> {
         let range = OutOfBounds::locate(offset, len as u64, self.len as u64)?;
         Ok(range.start as usize)
+    }
+
+    /// The word at `offset`, a multiple of the word's size, if it lies within the file.
+    #[inline]
+    pub(crate) fn word(&self, offset: u64) -> Result<usize, OutOfBounds> {
+        let start = self.locate(offset, WORD)?;
+        if start % WORD != 0 {
+            return Err(OutOfBounds { offset, len: WORD as u64, size: self.len as u64 });
+        }
+        Ok(start / WORD)
+    }
+
+    /// Where the mapping begins. For an empty file, which has no mapping, it is a place without bytes.
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.map.as_ref().map_or(map::empty().as_ptr(), |map| map.as_ptr())
     }
 }

@@ -14,6 +14,7 @@ impl<'a> Words<'a> {
         Self(words)
     }
 
+    #[inline]
     pub(crate) fn load(self, word: usize) -> usize {
         self.0[word].load(Relaxed)
     }
@@ -61,6 +62,7 @@ impl<'a> WordsMut<'a> {
         Self(words)
     }
 
+    #[inline]
     pub(crate) fn store(&mut self, word: usize, value: usize) {
         self.0.0[word].store(value, Relaxed);
     }
