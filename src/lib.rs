@@ -169,7 +169,7 @@ pub use file::receive::ReceiveError;
 pub use file::sealed::SealedFile;
 pub use huge_pages::{HugePageSize, HugePages};
 pub use live::{LiveMap, SharedMap};
-pub use map::{OutOfBounds, ReadOnlyMap, UnsealedMap};
+pub use map::{OutOfBounds, PrivateMap, ReadOnlyMap, UnsealedMap};
 pub use policy::{Refusal, SealPolicy};
 pub use producer::Producer;
 pub use sealing::{SealFailure, add_seals, get_seals};

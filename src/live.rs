@@ -103,6 +103,7 @@ impl Mapping {
         self.len
     }
 
+    #[inline]
     pub(crate) fn words(&self) -> Words<'_> {
         let Some(map) = &self.map else { return Words::new(&[]) };
         let first = map.as_ptr().cast::<AtomicUsize>();
@@ -117,6 +118,7 @@ impl Mapping {
     }
 
     /// Where `len` bytes from `offset` on begin, if all of them lie within the file.
+    #[inline]
     pub(crate) fn locate(&self, offset: u64, len: usize) -> Result<usize, OutOfBounds> {
         let range = OutOfBounds::locate(offset, len as u64, self.len as u64)?;
         Ok(range.start as usize)
@@ -139,15 +141,16 @@ impl Mapping {
     }
 
     /// As [`read_at`](Self::read_at), of one word.
+    #[inline]
     pub(crate) fn load(&self, offset: u64) -> Result<usize, OutOfBounds> {
-        let value = self.words().load(self.locate_word(offset)?);
+        let value = self.words().load(self.word(offset)?);
         fence(Ordering::Acquire);
         Ok(value)
     }
 
-    /// Which word begins at `offset`, if it lies within the file. The last word of [`words`](Self::words)
-    /// does not, unless the length is a multiple of a word's size.
-    pub(crate) fn locate_word(&self, offset: u64) -> Result<usize, OutOfBounds> {
+    /// The word at `offset`, a multiple of the word's size, if it lies within the file.
+    #[inline]
+    pub(crate) fn word(&self, offset: u64) -> Result<usize, OutOfBounds> {
         let start = self.locate(offset, WORD)?;
         if start % WORD != 0 {
             return Err(OutOfBounds { offset, len: WORD as u64, size: self.len as u64 });
@@ -155,11 +158,8 @@ impl Mapping {
         Ok(start / WORD)
     }
 
-    /// Where the mapping begins, at a page, even that of an empty file.
-    pub(crate) fn as_ptr(&self) -> *mut u8 {
-        match &self.map {
-            Some(map) => map.as_mut_ptr(),
-            None => map::empty().as_ptr().cast_mut(),
-        }
+    /// Where the mapping begins. For an empty file, which has no mapping, it is a place without bytes.
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.map.as_ref().map_or(map::empty().as_ptr(), |map| map.as_ptr())
     }
 }

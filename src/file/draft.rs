@@ -326,7 +326,7 @@ fn explain(pages: HugePages, error: io::Error, what: &'static str) -> io::Error 
 }
 
 /// hugetlbfs says "no space left on device" or "out of memory" when its pool is empty.
-fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
+pub(super) fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
     use io::ErrorKind::{OutOfMemory, StorageFull};
     match (pages, error.kind()) {
         (HugePages::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {

@@ -71,6 +71,7 @@ impl LiveMap {
         Ok(Self { map: unsafe { Mapping::read_only(file, extent) }? })
     }
 
+    #[inline]
     pub(crate) fn words(&self) -> Words<'_> {
         self.map.words()
     }
@@ -109,6 +110,70 @@ impl LiveMap {
     /// ```
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         self.map.read_at(offset, target)
+    }
+
+    /// Loads one word, whole: what [`read_at`](Self::read_at) copies of an aligned `usize`, in a fraction
+    /// of the time.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]: the offset, in bytes, is not a multiple of the word's size (4 or 8), or the word
+    /// does not lie within the file. The last bytes of a file that is not made of whole words are in no
+    /// word; `read_at` reads them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// let mut producer = Producer::create("counters", 64)?;
+    /// let counters = producer.file().map_live()?;
+    /// producer.add(8, 3)?;
+    /// assert_eq!(counters.load(8)?, 3);
+    ///
+    /// let error = counters.load(9).unwrap_err();
+    /// assert!(error.to_string().starts_with("offset 9 is not a multiple of "));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[inline]
+    pub fn load(&self, offset: u64) -> Result<usize, OutOfBounds> {
+        self.map.load(offset)
+    }
+
+    /// Returns where the map begins, for code that this crate cannot call: a C library, the upload to a
+    /// GPU. The address begins a page. An empty map has one, too, with no bytes behind it.
+    ///
+    /// Getting the pointer is safe. Whoever uses it promises that
+    ///
+    /// * nothing is read beyond [`len`](Self::len) bytes, or after the map has been dropped;
+    /// * nothing is written through it: the pages are read-only (`SIGSEGV`);
+    /// * no reference to the memory is made, neither `&[u8]` nor `&T`, for the producer changes the bytes
+    ///   at any time;
+    /// * Rust code reads it as this map does: whole, aligned words, through
+    ///   [`AtomicUsize::from_ptr`](std::sync::atomic::AtomicUsize::from_ptr), `Relaxed`. Every other read
+    ///   is a data race while the producer writes, [`ptr::copy`](std::ptr::copy) included, unless
+    ///   something else rules out that it writes meanwhile;
+    /// * code in another language copes with bytes that change between two reads of them: it copies them
+    ///   out, as an upload does, and judges the copy. Code that parses in place does not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// let producer = Producer::build("frame", 4096, |pixels| Ok(pixels.fill(7)))?;
+    /// let frame = producer.file().map_live()?;
+    /// let target = std::fs::File::create("/dev/null")?;
+    ///
+    /// // SAFETY: write(2) reads as many bytes as the map has, while the map lives, and only copies them.
+    /// let count = unsafe { libc::write(target.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+    /// assert_eq!(count, 4096);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn as_ptr(&self) -> *const u8 {
+        self.map.as_ptr()
     }
 
     /// Copies a range of bytes into a new vector, as [`read_at`](Self::read_at) does.

@@ -109,16 +109,19 @@ impl SharedMap {
         Ok(Self { map: unsafe { Mapping::writable(file, extent) }? })
     }
 
+    #[inline]
     fn words(&self) -> SharedWords<'_> {
         // SAFETY: `new` has made this mapping with `Mapping::writable`.
         unsafe { SharedWords::new(self.map.words()) }
     }
 
+    #[inline]
     fn word(&self, offset: u64) -> Result<&AtomicUsize, OutOfBounds> {
-        Ok(self.words().word(self.map.locate_word(offset)?))
+        Ok(self.words().word(self.map.word(offset)?))
     }
 
     /// Returns the length in bytes. It never changes, whatever becomes of the file.
+    #[inline]
     pub fn len(&self) -> usize {
         self.map.len()
     }
@@ -219,9 +222,10 @@ impl SharedMap {
     /// assert_eq!(map.load(64)?, 7);
     ///
     /// let error = map.load(3).unwrap_err();
-    /// assert!(error.to_string().starts_with("the offset of a word is a multiple of"));
+    /// assert!(error.to_string().starts_with("offset 3 is not a multiple of"));
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn load(&self, offset: u64) -> Result<usize, OutOfBounds> {
         self.map.load(offset)
     }
@@ -231,6 +235,7 @@ impl SharedMap {
     /// # Errors
     ///
     /// As [`load`](Self::load), which has an example.
+    #[inline]
     pub fn store(&self, offset: u64, value: usize) -> Result<(), OutOfBounds> {
         let word = self.word(offset)?;
         fence(Release);
@@ -254,6 +259,7 @@ impl SharedMap {
     /// assert_eq!(map.swap(8, 6)?, 5);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn swap(&self, offset: u64, value: usize) -> Result<usize, OutOfBounds> {
         self.change(offset, |word| word.swap(value, Relaxed))
     }
@@ -280,6 +286,7 @@ impl SharedMap {
     /// assert_eq!(map.load(16)?, 39);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn fetch_add(&self, offset: u64, value: usize) -> Result<usize, OutOfBounds> {
         self.change(offset, |word| word.fetch_add(value, Relaxed))
     }
@@ -303,6 +310,7 @@ impl SharedMap {
     /// assert_eq!(map.load(0)?, 0b101);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn fetch_and(&self, offset: u64, value: usize) -> Result<usize, OutOfBounds> {
         self.change(offset, |word| word.fetch_and(value, Relaxed))
     }
@@ -313,6 +321,7 @@ impl SharedMap {
     /// # Errors
     ///
     /// As [`load`](Self::load).
+    #[inline]
     pub fn fetch_or(&self, offset: u64, value: usize) -> Result<usize, OutOfBounds> {
         self.change(offset, |word| word.fetch_or(value, Relaxed))
     }
@@ -323,6 +332,7 @@ impl SharedMap {
     /// # Errors
     ///
     /// As [`load`](Self::load).
+    #[inline]
     pub fn fetch_xor(&self, offset: u64, value: usize) -> Result<usize, OutOfBounds> {
         self.change(offset, |word| word.fetch_xor(value, Relaxed))
     }
@@ -346,6 +356,7 @@ impl SharedMap {
     /// assert_eq!(map.compare_exchange(0, 0, 43)?, Err(42));
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn compare_exchange(
         &self,
         offset: u64,
@@ -355,6 +366,7 @@ impl SharedMap {
         self.change(offset, |word| word.compare_exchange(current, new, Relaxed, Relaxed))
     }
 
+    #[inline]
     fn change<T>(&self, offset: u64, op: impl Fn(&AtomicUsize) -> T) -> Result<T, OutOfBounds> {
         let word = self.word(offset)?;
         fence(Release);
@@ -382,7 +394,7 @@ impl SharedMap {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn as_ptr(&self) -> *mut u8 {
-        self.map.as_ptr()
+        self.map.as_ptr().cast_mut()
     }
 }
 

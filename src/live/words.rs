@@ -16,6 +16,7 @@ impl<'a> Words<'a> {
         Self(words)
     }
 
+    #[inline]
     pub(crate) fn load(self, word: usize) -> usize {
         self.0[word].load(Relaxed)
     }
@@ -52,6 +53,7 @@ impl<'a> Words<'a> {
     }
 
     /// One word, with nothing but `Relaxed` accesses to come, which write only where that is allowed.
+    #[inline]
     pub(super) fn word(self, word: usize) -> &'a AtomicUsize {
         &self.0[word]
     }
@@ -97,6 +99,7 @@ impl<'a> SharedWords<'a> {
     }
 
     /// One word, for `Relaxed` accesses.
+    #[inline]
     pub(crate) fn word(self, word: usize) -> &'a AtomicUsize {
         self.0.word(word)
     }
@@ -120,6 +123,7 @@ impl<'a> WordsMut<'a> {
         Self(words)
     }
 
+    #[inline]
     pub(crate) fn store(&mut self, word: usize, value: usize) {
         self.0.word(word).store(value, Relaxed);
     }
