@@ -496,6 +496,9 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
     } else if present.contains(Seals::SEAL) {
         "its seals are final, so the sender must make another file (memfd_create with \
          MFD_ALLOW_SEALING) and add them before F_SEAL_SEAL"
+    } else if present.contains(Seals::SHRINK) && IMMUTABLE.union(LIVE).contains(missing) {
+        "the sender must add them with F_ADD_SEALS, through a descriptor open for writing; to share \
+         it with its writers, receive it with receive_size_sealed"
     } else {
         "the sender must add them with F_ADD_SEALS, through a descriptor open for writing"
     }

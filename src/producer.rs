@@ -444,8 +444,8 @@ impl Producer {
     /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
     /// let sent = keymap.file().try_clone()?; // to a client
     ///
-    /// // The client. Only root could reserve memory through this descriptor; the producer has.
-    /// let policy = SealPolicy::untrusted(1 << 20).reserve(false);
+    /// // The client. Nobody promises it memory for holes; this producer leaves none.
+    /// let policy = SealPolicy::untrusted_live(1 << 20);
     /// let live = SealedFile::receive_future_write(sent, &policy)?;
     /// let preview = live.map_live()?;
     ///

@@ -48,7 +48,8 @@ pub trait State {
 #[diagnostic::on_unimplemented(
     message = "a file in the state `{Self}` is not shared",
     label = "a draft has no descriptor, and no second handle, to give away",
-    note = "make the file immutable with `seal_read_only()`; or leave the typestate with \
+    note = "make the file immutable with `seal_read_only()`, or share it with others who write by \
+            `seal_size()`; or leave the typestate with \
             `into_file()`, and come back with `SealedFile::adopt_read_only`"
 )]
 pub trait Sealed: State {}

@@ -38,7 +38,7 @@ impl SealedFile<FutureWriteSealed> {
     /// let file = CreateOptions::new().executable(true).create("live");
     /// # let Ok(file) = file else { return Ok(()) }; // vm.memfd_noexec=2
     /// let file = file.into_file();
-    /// let policy = SealPolicy::new();
+    /// let policy = SealPolicy::untrusted_live(1 << 20);
     /// let refused = SealedFile::receive_future_write(file, &policy).unwrap_err();
     /// assert!(matches!(refused.reason(), Refusal::MissingSeals { .. }));
     ///

@@ -226,4 +226,41 @@ mod tests {
         assert_eq!(found[0], 0);
         assert_eq!(found[1 + PARTS * PART..], [0; LEN - 1 - PARTS * PART]);
     }
+
+    #[test]
+    fn every_part_of_a_word_is_changed_and_nothing_beside_it() {
+        let (old, new): (Vec<u8>, Vec<u8>) = (0..WORD as u8).map(|n| (0xa0 | n, 0x50 | n)).unzip();
+        for tries in [0, 1, TRIES] {
+            for start in 0..=WORD {
+                for end in start..=WORD {
+                    let word = AtomicUsize::new(usize::from_ne_bytes(old[..].try_into().unwrap()));
+                    merge(&word, start, &new[start..end], tries);
+                    let expected = [&old[..start], &new[start..end], &old[end..]].concat();
+                    let found = word.load(Relaxed).to_ne_bytes();
+                    assert_eq!(found[..], expected, "{start}..{end}, {tries} tries");
+                }
+            }
+        }
+    }
+
+    /// One thread for each byte. What is lost once is lost in the end.
+    #[test]
+    fn no_byte_of_another_thread_is_lost() {
+        let rounds = if cfg!(miri) { 20 } else { 10_000 };
+        for tries in [0, 1, TRIES] {
+            let word = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for place in 0..WORD {
+                    let word = &word;
+                    scope.spawn(move || {
+                        for round in 0..rounds {
+                            let byte = round as u8 | 1;
+                            merge(word, place, &[byte], tries);
+                            assert_eq!(word.load(Relaxed).to_ne_bytes()[place], byte);
+                        }
+                    });
+                }
+            });
+        }
+    }
 }
