@@ -268,6 +268,7 @@
 //! [`SealPolicy::len`]: crate::SealPolicy::len
 //! [`SealPolicy::reserve`]: crate::SealPolicy::reserve
 //! [`SealPolicy::untrusted`]: crate::SealPolicy::untrusted
+//! [`SealPolicy::untrusted_live`]: crate::SealPolicy::untrusted_live
 
 #[allow(unused_imports, reason = "for the links above")]
 use crate::SealedFile;
