@@ -1,5 +1,5 @@
 //! How far behind `copy_from_slice` are `LiveMap::read_at` and `Producer::write_at`, and are they
-//! ahead of a plain loop over atomic words?
+//! ahead of a plain loop over atomic words? How far behind is `SharedMap` with a frame?
 //!
 //! Where a buffer lies matters: some processors copy many times slower if the destination lies just
 //! behind the source within a page, so every other buffer begins in the middle of one.
@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sealed_mmap::Producer;
+use sealed_mmap::{Producer, SealedFile, Seals};
 use sealed_mmap_benches::{Case, KIB, MIB, stay_on_cpu, timed_each};
 
 const WORD: usize = size_of::<usize>();
@@ -102,5 +102,30 @@ fn live(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, live);
+/// What a compositor does with a frame of its client's.
+fn shared(criterion: &mut Criterion) {
+    stay_on_cpu(0);
+    let size = 8 * MIB;
+    let mut draft = SealedFile::create("bench").unwrap();
+    draft.set_len(size).unwrap();
+    let map = draft.seal_size(Seals::GROW).unwrap().map_shared().unwrap();
+    let [mut near, mut far, mut other] = [(); 3].map(|()| Pages::new(size as usize));
+    let [near, far, other] =
+        [&mut near, &mut far, &mut other].map(|pages| pages.at(MIDDLE, size as usize));
+    map.write_at(0, far).unwrap();
+    for (question, writes) in [("SharedMap::read_at", false), ("SharedMap::write_at", true)] {
+        Case { question, baseline: "copy_from_slice", size, target: Some(1.0 / 0.9) }.compare(
+            criterion,
+            || {
+                timed_each(1, || match writes {
+                    false => map.read_at(0, black_box(&mut *near)).unwrap(),
+                    true => map.write_at(0, black_box(&*near)).unwrap(),
+                })
+            },
+            || timed_each(1, || black_box(&mut *other).copy_from_slice(black_box(&*far))),
+        );
+    }
+}
+
+criterion_group!(benches, live, shared);
 criterion_main!(benches);

@@ -32,7 +32,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, send_fds};
-use sealed_mmap::{SealPolicy, SealedFile, Seals};
+use sealed_mmap::{SealPolicy, SealedFile};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -221,7 +221,7 @@ fn subscribe(path: &Path) -> Result<Subscriber> {
     };
     // The publisher need not be trusted: at worst it shows nonsense, or nothing. It can leave holes in
     // its file, 1 MiB at most. A machine without memory for those ends this process with SIGBUS.
-    let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
+    let policy = SealPolicy::untrusted_live(1 << 20);
     Ok(Subscriber::open(&SealedFile::receive_future_write(fd, &policy)?)?)
 }
 

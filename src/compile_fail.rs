@@ -25,6 +25,7 @@ fn case(
     mut draft: SealedFile<Unsealed>,
     mut sealed: SealedFile<ReadOnlySealed>,
     mut live: SealedFile<FutureWriteSealed>,
+    mut shared: SealedFile<SizeSealed>,
 ) -> io::Result<()> {
     "#,
             $setup,
@@ -138,7 +139,7 @@ refused! {
     a_draft_does_not_pass_for_sealed:
         "fn share<S: Sealed>(_: &SealedFile<S>) {}", "E0277" "share(&draft);",
         instead "share(&sealed);";
-    a_file_has_no_state_but_the_three:
+    a_file_has_no_state_but_the_four:
         "", "E0277" "let file: Option<SealedFile<u8>> = None;",
         instead "let file: Option<SealedFile<Unsealed>> = None;";
     a_descriptor_does_not_become_a_draft:
@@ -155,4 +156,36 @@ refused! {
         instead "let received = SealedFile::<ReadOnlySealed>::map_read_only;";
     a_state_has_no_value:
         "", "E0423" "let state = Unsealed;", instead "let state: Option<Unsealed> = None;";
+
+    a_shared_file_is_not_mapped_as_bytes:
+        "", "E0599" "shared.map_read_only()?;", instead "sealed.map_read_only()?;";
+    a_part_of_a_shared_file_is_not_mapped_as_bytes:
+        "", "E0599" "shared.map_range(0..1)?;", instead "sealed.map_range(0..1)?;";
+    a_shared_file_is_not_mapped_as_a_draft:
+        "", "E0599" "shared.map_mut()?;", instead "draft.map_mut()?;";
+    a_live_file_is_not_mapped_to_be_shared:
+        "", "E0599" "live.map_shared()?;", instead "shared.map_shared()?;";
+    an_immutable_file_is_not_mapped_to_be_shared:
+        "", "E0599" "sealed.map_shared()?;", instead "shared.map_shared()?;";
+    an_immutable_file_is_not_mapped_as_live:
+        "", "E0599" "sealed.map_live()?;", instead "shared.map_live()?;";
+    a_draft_is_not_mapped_to_be_shared:
+        "", "E0599" "draft.map_shared()?;", instead "shared.map_shared()?;";
+    an_immutable_file_is_not_finished:
+        "", "E0599" "sealed.finish();", instead "shared.finish();";
+    a_draft_does_not_refresh_its_length:
+        "", "E0599" "draft.refresh_len(1)?;", instead "shared.refresh_len(1)?;";
+    a_shared_file_is_not_sealed_in_size_again:
+        "", "E0599" "shared.seal_size(Seals::GROW);", instead "draft.seal_size(Seals::GROW);";
+    a_mapped_draft_is_not_sealed_in_size:
+        "let map = draft.map_mut()?;", "E0505" "draft.seal_size(Seals::GROW); drop(map);",
+        instead "drop(map); draft.seal_size(Seals::GROW);";
+    a_shared_map_is_no_slice:
+        "let map = shared.map_shared()?;", "E0608" "let byte = map[0];",
+        instead "let byte = map.to_vec(..1)?;";
+    an_immutable_file_does_not_pass_for_changing:
+        "fn look<S: Changing>(_: &SealedFile<S>) {}", "E0277" "look(&sealed);", instead "look(&shared);";
+    no_other_type_is_a_changing_state:
+        "enum Mine {} trait Local {}", "E0277" "impl Changing for Mine {}",
+        instead "impl Local for Mine {}";
 }

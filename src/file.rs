@@ -8,6 +8,10 @@ pub(crate) mod immutable;
 
 pub(crate) mod live;
 
+pub(crate) mod shared;
+
+pub(crate) mod changing;
+
 pub(crate) mod receive;
 pub(crate) mod sealed;
 
@@ -64,7 +68,7 @@ impl<S: State> SealedFile<S> {
     }
 }
 
-/// Both sealed states.
+/// Every sealed state.
 impl<S: Sealed> SealedFile<S> {
     pub(crate) fn extent(&self) -> io::Result<Extent> {
         match self.known_extent() {
@@ -76,7 +80,7 @@ impl<S: Sealed> SealedFile<S> {
     /// Returns the length in bytes, as it was found after the seals had been confirmed.
     ///
     /// A file without [`Seals::GROW`] may have grown since. Reading and seeking reach the bytes that were
-    /// added; maps do not.
+    /// added; maps do not, before [`refresh_len`](Self::refresh_len).
     ///
     /// # Errors
     ///
@@ -107,6 +111,59 @@ impl<S: Sealed> SealedFile<S> {
     /// ```
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
+    }
+
+    /// Takes over the length that the file has now, and returns it. A file without [`Seals::GROW`] may have
+    /// become longer. It never becomes shorter.
+    ///
+    /// Maps that exist stay valid and as long as they are; new ones have the new length. Clones keep the
+    /// length that they know. Memory that was [reserved](crate::SealPolicy::reserve) does not cover what was
+    /// added.
+    ///
+    /// # Errors
+    ///
+    /// The length that was known stays.
+    ///
+    /// * `FileTooLarge`: the file is longer than `max` bytes now.
+    /// * `InvalidData`: the file is made of hugetlb pages, and its length is not a multiple of the page size
+    ///   any more, so that touching the last page would raise `SIGBUS`.
+    /// * Those of `fstat(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{SealPolicy, SealedFile, Seals, add_seals};
+    ///
+    /// let client = SealedFile::create("pool")?.into_file();
+    /// client.set_len(100)?;
+    /// add_seals(&client, Seals::SHRINK)?;
+    /// let policy = SealPolicy::untrusted_live(1000);
+    /// let mut pool = SealedFile::receive_size_sealed(client.try_clone()?, &policy)?;
+    ///
+    /// client.set_len(200)?;
+    /// assert_eq!(pool.len()?, 100);
+    /// assert_eq!(pool.refresh_len(1000)?, 200);
+    ///
+    /// client.set_len(2000)?;
+    /// let error = pool.refresh_len(1000).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
+    /// assert_eq!(pool.len()?, 200);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn refresh_len(&mut self, max: u64) -> io::Result<u64> {
+        let extent = sys::extent(self.as_fd(), &sys::stat(self.as_fd())?)?;
+        if extent.len > max {
+            let message = format!("the file has {} bytes now, more than {max}", extent.len);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        if !extent.ends_at_a_page() {
+            let message = "the file is made of hugetlb pages, and its length is not a multiple of the \
+                           page size any more";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        // SAFETY: this has been seen just now, of a file that is sealed already.
+        unsafe { self.set_extent(extent) };
+        Ok(extent.len)
     }
 
     /// Duplicates the descriptor, close-on-exec. Both descriptors share one description, and so one offset.
@@ -239,8 +296,9 @@ impl<S: State> Seek for &SealedFile<S> {
     }
 }
 
-/// Reads at an offset, in every state. Writing succeeds only on a draft. On a sealed file it fails with
-/// `EPERM`, or with `EBADF` through a read-only descriptor. On hugetlb pages it always fails with `EINVAL`.
+/// Reads at an offset, in every state. Writing succeeds on a draft and on a shared file. On a file sealed
+/// against writing it fails with `EPERM`, and through a read-only descriptor with `EBADF`. On hugetlb pages
+/// it always fails with `EINVAL`.
 impl<S: State> FileExt for SealedFile<S> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file().read_at(buffer, offset)

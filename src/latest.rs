@@ -13,13 +13,13 @@
 //! use std::time::Duration;
 //!
 //! use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
-//! use sealed_mmap::{SealPolicy, SealedFile, Seals};
+//! use sealed_mmap::{SealPolicy, SealedFile};
 //!
 //! let mut publisher = Publisher::create("weather", 4096)?; // values of up to 4096 bytes
 //! let descriptor = publisher.file().try_clone()?; // to be sent to another process …
 //!
 //! // … which need not trust the sender.
-//! let policy = SealPolicy::new().require(Seals::GROW).len(..=1 << 20);
+//! let policy = SealPolicy::untrusted_live(1 << 20); // does not promise memory for holes
 //! let file = SealedFile::receive_future_write(descriptor, &policy)?;
 //! let mut weather = Subscriber::open(&file)?;
 //!

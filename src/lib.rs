@@ -11,8 +11,8 @@
 //! * make a value once, and share it with any number of processes;
 //! * turn whatever a descriptor refers to into bytes that stay as they are.
 //!
-//! The crate does not map files on disk (it can copy them in), and it is not for memory that both sides
-//! write. For one reader that reads once, a pipe or a socket is faster. Sealing pays where bytes are
+//! The crate does not map files on disk (it can copy them in). Memory that both sides write can be shared
+//! as well, but never as a `&[u8]`. For one reader that reads once, a pipe or a socket is faster. Sealing pays where bytes are
 //! kept, shared as one copy, or read only in part, where they are large, or where the reader should not
 //! need room for a copy.
 //!
@@ -22,6 +22,7 @@
 //! |---|---|
 //! | *draft* | `SealedFile<Unsealed>`: a file that is being filled, and that nobody else has |
 //! | *immutable* file | `SealedFile<ReadOnlySealed>`, or `SealedFile` for short: a file that never changes again |
+//! | *shared* file | `SealedFile<SizeSealed>`: a file that cannot shrink, and that everybody who has it may write |
 //! | *live* file | `SealedFile<FutureWriteSealed>`: a file that one producer goes on writing while others read it |
 //! | *description* | what the kernel creates when a file is opened: it has the access mode and the offset |
 //! | *descriptor* | a process's number for a description; duplicates, and what other processes receive, refer to the same description |
@@ -44,18 +45,26 @@
 //! | read an immutable file | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
 //! | go on writing while others read | [`Producer`] |
 //! | publish the newest value of something | [`latest`] |
-//! | read what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
+//! | read what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live), [`SealPolicy::untrusted_live`] |
+//! | share memory that both sides write | [`seal_size`](SealedFile::seal_size), [`SealedFile::receive_size_sealed`], [`map_shared`](SealedFile::map_shared) |
+//! | follow a file that becomes longer | [`refresh_len`](SealedFile::refresh_len) |
+//! | make a file immutable when its writers are gone | [`finish`](SealedFile::finish), [`SealedFile::adopt_read_only`] |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
 //! | look at seals, or add them, by hand | [`get_seals`], [`add_seals`] |
 //!
-//! [Which to use](latest#which-to-use) compares immutable files, live files and newest values.
+//! [Which to use](latest#which-to-use) compares immutable files, live files and newest values. Prefer each of
+//! them to a shared file, if one side does all the writing: a [`SharedMap`] promises only that its words
+//! are whole and that the file stays.
 //!
 //! # States
 //!
 //! ```text
 //!  create ───────────▶ Unsealed ──────────seal_read_only───────▶ ReadOnlySealed
-//!                         │                                        ▲   ▲
-//!                         └─into_file─▶ File ──adopt_read_only─────┘   │
+//!                        │ │                                       ▲   ▲
+//!                        │ └─into_file─▶ File ──adopt_read_only────┘   │
+//!                        └───seal_size────────┐                        │
+//!                                             ▼                        │
+//!  receive_size_sealed ─────────────────▶ SizeSealed ──finish──────────┤
 //!                                                                      │
 //!  from_bytes, build, copy_of, receive_read_only, receive_or_copy ─────┤
 //!                                                                      │
@@ -69,6 +78,7 @@
 //! |---|---|---|---|
 //! | [`Unsealed`] | this value is the only handle to the file | – | write, resize, `&mut [u8]`; no sharing |
 //! | [`ReadOnlySealed`] | no byte changes and the file cannot shrink, in any process, forever | that every page is in memory | share, clone, `&[u8]` |
+//! | [`SizeSealed`] | the file cannot shrink | that the bytes stay as they are: everybody who has the file may write | share, clone, copy bytes and words out and in; never `&[u8]` |
 //! | [`FutureWriteSealed`] | the file cannot shrink; only mappings made before the seal, such as a [`Producer`]'s, can write | that the bytes stay as they are | share, clone, copy bytes out; never `&[u8]` |
 //!
 //! A transition consumes the value. A transition that fails gives the same value back inside the error,
@@ -80,7 +90,7 @@
 //!
 //! ```
 //! # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-//! use sealed_mmap::{Producer, SealPolicy, SealedFile};
+//! use sealed_mmap::{Producer, SealPolicy, SealedFile, Seals};
 //! use std::io::Write;
 //!
 //! // A draft: nobody else has the file. Sealing it gives up the right to change it.
@@ -97,7 +107,7 @@
 //! // A live file: its producer goes on writing, and a receiver copies out what is there.
 //! let mut producer = Producer::create("subtitles", 13)?;
 //! let sent = producer.file().try_clone()?; // SealedFile<FutureWriteSealed>
-//! let live = SealedFile::receive_future_write(sent, &SealPolicy::new())?;
+//! let live = SealedFile::receive_future_write(sent, &SealPolicy::untrusted_live(1 << 20))?;
 //! let watched = live.map_live()?;
 //! producer.write_at(0, b"Hello, world!")?;
 //! assert_eq!(watched.to_vec(..5)?, b"Hello");
@@ -106,6 +116,20 @@
 //! let finished = producer.finish()?; // SealedFile<ReadOnlySealed>
 //! let received = SealedFile::receive_read_only(live, &SealPolicy::new())?;
 //! assert_eq!(received.map_read_only()?, finished.map_read_only()?);
+//!
+//! // A shared file: everybody who has it may write. It cannot shrink, so the maps stay valid.
+//! let mut draft = SealedFile::create("pool")?;
+//! draft.set_len(4096)?;
+//! let pool = draft.seal_size(Seals::empty())?; // SealedFile<SizeSealed>
+//! let sent = pool.try_clone()?;
+//! let received = SealedFile::receive_size_sealed(sent, &SealPolicy::untrusted_live(1 << 20))?;
+//! pool.map_shared()?.write_at(64, b"pixels")?;
+//! received.map_shared()?.fetch_add(0, 1)?;
+//! assert_eq!(received.map_live()?.to_vec(64..70)?, b"pixels");
+//!
+//! // When nobody maps it for writing any more, it can become immutable.
+//! let picture = pool.finish()?; // SealedFile<ReadOnlySealed>
+//! assert_eq!(&picture.map_read_only()?[64..70], b"pixels");
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
@@ -169,13 +193,13 @@ pub use file::draft::SealError;
 pub use file::receive::ReceiveError;
 pub use file::sealed::SealedFile;
 pub use huge_pages::{HugePageSize, HugePages};
-pub use live::LiveMap;
-pub use map::{OutOfBounds, ReadOnlyMap, UnsealedMap};
+pub use live::{LiveMap, SharedMap};
+pub use map::{OutOfBounds, PrivateMap, ReadOnlyMap, UnsealedMap};
 pub use policy::{Refusal, SealPolicy};
 pub use producer::Producer;
 pub use sealing::{SealFailure, add_seals, get_seals};
 pub use seals::Seals;
-pub use state::{FutureWriteSealed, ReadOnlySealed, Sealed, State, Unsealed};
+pub use state::{Changing, FutureWriteSealed, ReadOnlySealed, Sealed, SizeSealed, State, Unsealed};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

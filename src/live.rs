@@ -1,4 +1,4 @@
-//! Live files: one mapping writes, any number of mappings read.
+//! Live and shared files: one mapping or many write, any number of mappings read.
 //!
 //! Another thread or process may write to this memory at any time. So the memory is never viewed as bytes,
 //! only as whole aligned words that are accessed atomically; [`soundness`](crate::soundness), "Live files",
@@ -7,6 +7,7 @@
 //! word and page, can be accessed, and are never given out.
 #![allow(unsafe_code, reason = "mappings are seen as atomic words")]
 
+mod atomic;
 // Not for x32, whose pointers leave half of a register of x86_64 undefined.
 #[cfg(all(
     any(target_arch = "x86", all(target_arch = "x86_64", target_pointer_width = "64")),
@@ -14,13 +15,16 @@
 ))]
 mod avx;
 mod live_map;
+mod merge;
 mod one_by_one;
+mod shared_map;
 mod words;
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeBounds;
 use std::slice;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -29,7 +33,8 @@ use crate::sys::Extent;
 
 pub use live_map::LiveMap;
 pub(crate) use one_by_one::WORD;
-pub(crate) use words::{Words, WordsMut};
+pub use shared_map::SharedMap;
+pub(crate) use words::{SharedWords, Words, WordsMut};
 
 /// How many words are moved at once.
 #[cfg(all(
@@ -43,7 +48,7 @@ use avx as bulk;
 )))]
 use one_by_one as bulk;
 
-/// The whole of a live file, mapped shared.
+/// The whole of a live or shared file, mapped shared.
 pub(crate) struct Mapping {
     /// `None` for an empty file, which cannot be mapped.
     map: Option<MmapRaw>,
@@ -98,6 +103,7 @@ impl Mapping {
         self.len
     }
 
+    #[inline]
     pub(crate) fn words(&self) -> Words<'_> {
         let Some(map) = &self.map else { return Words::new(&[]) };
         let first = map.as_ptr().cast::<AtomicUsize>();
@@ -112,8 +118,48 @@ impl Mapping {
     }
 
     /// Where `len` bytes from `offset` on begin, if all of them lie within the file.
+    #[inline]
     pub(crate) fn locate(&self, offset: u64, len: usize) -> Result<usize, OutOfBounds> {
         let range = OutOfBounds::locate(offset, len as u64, self.len as u64)?;
         Ok(range.start as usize)
+    }
+
+    /// Copies bytes out. What one call of a writer wrote is seen before what its later calls wrote.
+    pub(crate) fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
+        let start = self.locate(offset, target.len())?;
+        self.words().read(start, target);
+        fence(Ordering::Acquire);
+        Ok(())
+    }
+
+    /// As [`read_at`](Self::read_at).
+    pub(crate) fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
+        let range = OutOfBounds::resolve(range, self.len as u64)?;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.read_at(range.start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`read_at`](Self::read_at), of one word.
+    #[inline]
+    pub(crate) fn load(&self, offset: u64) -> Result<usize, OutOfBounds> {
+        let value = self.words().load(self.word(offset)?);
+        fence(Ordering::Acquire);
+        Ok(value)
+    }
+
+    /// The word at `offset`, a multiple of the word's size, if it lies within the file.
+    #[inline]
+    pub(crate) fn word(&self, offset: u64) -> Result<usize, OutOfBounds> {
+        let start = self.locate(offset, WORD)?;
+        if start % WORD != 0 {
+            return Err(OutOfBounds { offset, len: WORD as u64, size: self.len as u64 });
+        }
+        Ok(start / WORD)
+    }
+
+    /// Where the mapping begins. For an empty file, which has no mapping, it is a place without bytes.
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.map.as_ref().map_or(map::empty().as_ptr(), |map| map.as_ptr())
     }
 }

@@ -66,7 +66,7 @@ impl SealPolicy {
     ///
     /// Reserving requires a writable descriptor, as files are sent by default, or a file that may be
     /// opened for writing. The files that a [`Producer`](crate::Producer) shares offer neither, except to
-    /// root. For those add `.reserve(false)`; [`reserve`](Self::reserve) says what that leaves open.
+    /// root. For live and for shared files there is [`untrusted_live`](Self::untrusted_live).
     ///
     /// # Examples
     ///
@@ -81,6 +81,46 @@ impl SealPolicy {
     /// ```
     pub const fn untrusted(max_len: u64) -> Self {
         let mut policy = Self::new().require(Seals::GROW).reserve(true);
+        policy.len = (Bound::Unbounded, Bound::Included(max_len));
+        policy
+    }
+
+    /// For a hostile peer that goes on writing: accepts at most `max_len` bytes of a
+    /// [live](crate::FutureWriteSealed) or a [shared](crate::SizeSealed) file.
+    ///
+    /// Two things that [`untrusted`](Self::untrusted) requires are not asked for, because well-meaning
+    /// peers cannot offer them:
+    ///
+    /// * That the file cannot grow. Buffers that are resized could not be received then. A map covers
+    ///   the length that was received, and [`refresh_len`](crate::SealedFile::refresh_len) has a bound of
+    ///   its own.
+    /// * Reserved memory. The descriptor of a live file is read-only, and into a shared file a peer can
+    ///   [punch holes again](crate::SharedMap#holes) after memory was reserved.
+    ///
+    /// So this does not promise that reading cannot run out of memory: where there is none for a hole,
+    /// touching it raises `SIGBUS` (under `vm.overcommit_memory=2`, or with hugetlb pages) or invokes the
+    /// OOM killer. For a live file, [`reserve(true)`](Self::reserve) changes that, if the descriptor is
+    /// writable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// use sealed_mmap::{Refusal, SealPolicy, SealedFile};
+    ///
+    /// let producer = Producer::create("ticks", 8)?;
+    /// let sent = producer.file().try_clone()?;
+    /// let live = SealedFile::receive_future_write(sent, &SealPolicy::untrusted_live(4096))?;
+    /// assert_eq!(live.map_live()?.len(), 8);
+    ///
+    /// let sent = producer.file().try_clone()?;
+    /// let error = SealedFile::receive_future_write(sent, &SealPolicy::untrusted_live(4)).unwrap_err();
+    /// assert!(matches!(error.reason(), Refusal::Length { len: 8, .. }));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub const fn untrusted_live(max_len: u64) -> Self {
+        let mut policy = Self::new();
         policy.len = (Bound::Unbounded, Bound::Included(max_len));
         policy
     }
@@ -230,12 +270,9 @@ impl SealPolicy {
         if state.contains(Seals::WRITE) && !kernel.enforces_write_seal(present) {
             return Err(Refusal::UntrustedWriteSeal);
         }
-        if let Some(huge_page) = facts.extent.huge_page {
-            // What lies in a last page that is not whole counts as beyond the end of the file when it
-            // is touched (SIGBUS). `ftruncate` makes no such length, but `fallocate` does.
-            if !self.allow_hugetlb || facts.extent.len % huge_page != 0 {
-                return Err(Refusal::HugeTlb);
-            }
+        let is_hugetlb = facts.extent.huge_page.is_some();
+        if is_hugetlb && !(self.allow_hugetlb && facts.extent.ends_at_a_page()) {
+            return Err(Refusal::HugeTlb);
         }
         self.judge_length(facts.extent.len)?;
         self.judge_owner(facts.owner, kernel)
@@ -459,6 +496,9 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
     } else if present.contains(Seals::SEAL) {
         "its seals are final, so the sender must make another file (memfd_create with \
          MFD_ALLOW_SEALING) and add them before F_SEAL_SEAL"
+    } else if present.contains(Seals::SHRINK) && IMMUTABLE.union(LIVE).contains(missing) {
+        "the sender must add them with F_ADD_SEALS, through a descriptor open for writing; to share \
+         it with its writers, receive it with receive_size_sealed"
     } else {
         "the sender must add them with F_ADD_SEALS, through a descriptor open for writing"
     }

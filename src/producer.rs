@@ -303,6 +303,102 @@ impl Producer {
         Ok(())
     }
 
+    /// Stores one word, whole: what [`write_at`](Self::write_at) does with an aligned `usize`, in a
+    /// fraction of the time, and ordered in the same way. Readers [load](crate::LiveMap::load) it.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]: the offset, in bytes, is not a multiple of the word's size (4 or 8), or the word
+    /// does not lie within the file. Nothing is written then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// let mut producer = Producer::create("log", 4096)?;
+    /// let records = producer.file().map_live()?;
+    /// producer.write_at(8, b"a record")?;
+    /// producer.store(0, 1)?; // whoever sees this sees the record
+    /// assert_eq!(records.load(0)?, 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[inline]
+    pub fn store(&mut self, offset: u64, value: usize) -> Result<(), OutOfBounds> {
+        let word = self.map.word(offset)?;
+        fence(Ordering::Release);
+        self.words_mut().store(word, value);
+        Ok(())
+    }
+
+    /// Adds to one word, as to a counter, and returns the old value. It wraps around at the end of `usize`.
+    ///
+    /// Readers see the old word or the new one. No other instruction than a load and a store is needed,
+    /// for nobody else writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`store`](Self::store).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// let mut producer = Producer::create("counters", 64)?;
+    /// let counters = producer.file().map_live()?;
+    /// assert_eq!(producer.add(16, 5)?, 0);
+    /// assert_eq!(producer.add(16, 1)?, 5);
+    /// assert_eq!(counters.load(16)?, 6);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[inline]
+    pub fn add(&mut self, offset: u64, value: usize) -> Result<usize, OutOfBounds> {
+        let word = self.map.word(offset)?;
+        let old = self.words().load(word);
+        fence(Ordering::Release);
+        self.words_mut().store(word, old.wrapping_add(value));
+        Ok(old)
+    }
+
+    /// Returns where the producer's mapping begins, for code that this crate cannot call: a C library
+    /// that renders into it, a device. The address begins a page. An empty file has one, too, with no
+    /// bytes behind it.
+    ///
+    /// Getting the pointer is safe. Whoever uses it promises that
+    ///
+    /// * nothing is read or written beyond [`len`](Self::len) bytes, or after the producer has been
+    ///   dropped or [finished](Self::finish);
+    /// * no method of this producer writes meanwhile, and none that reads runs while bytes are written
+    ///   through the pointer other than by whole, aligned words
+    ///   ([`AtomicUsize::from_ptr`](std::sync::atomic::AtomicUsize::from_ptr), `Relaxed`): a word that is
+    ///   written in part is loaded, changed and stored, so one of two writers would be lost, and a plain
+    ///   access beside an atomic one is a data race;
+    /// * no reference to the memory is made while a [`LiveMap`](crate::LiveMap) of this process may read
+    ///   it. Readers in other processes see what was written in any order and in any pieces;
+    ///   what they need whole is [stored](Self::store) afterwards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use sealed_mmap::Producer;
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// let mut producer = Producer::create("frame", 4096)?;
+    /// let source = std::fs::File::open("/dev/zero")?;
+    ///
+    /// // SAFETY: read(2) writes as many bytes as the file has, while the producer lives and does nothing
+    /// // else, and nobody in this process reads the file.
+    /// let count = unsafe { libc::read(source.as_raw_fd(), producer.as_ptr().cast(), producer.len()) };
+    /// assert_eq!(count, 4096);
+    /// producer.store(0, 1)?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.map.as_ptr().cast_mut()
+    }
+
     /// Reads bytes back, as they were written last. [`write_at`](Self::write_at) has an example.
     ///
     /// # Errors
@@ -348,8 +444,8 @@ impl Producer {
     /// let mut keymap = Producer::build("keymap", 16, |text| Ok(text.fill(b' ')))?;
     /// let sent = keymap.file().try_clone()?; // to a client
     ///
-    /// // The client. Only root could reserve memory through this descriptor; the producer has.
-    /// let policy = SealPolicy::untrusted(1 << 20).reserve(false);
+    /// // The client. Nobody promises it memory for holes; this producer leaves none.
+    /// let policy = SealPolicy::untrusted_live(1 << 20);
     /// let live = SealedFile::receive_future_write(sent, &policy)?;
     /// let preview = live.map_live()?;
     ///
@@ -387,10 +483,12 @@ impl Producer {
         writable.finish()
     }
 
+    #[inline]
     pub(crate) fn words(&self) -> Words<'_> {
         self.map.words()
     }
 
+    #[inline]
     pub(crate) fn words_mut(&mut self) -> WordsMut<'_> {
         // SAFETY: `new` has made this mapping with `Mapping::writable`.
         unsafe { WordsMut::new(self.words()) }

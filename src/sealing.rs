@@ -107,9 +107,10 @@ pub enum SealFailure {
     #[error("this kernel does not enforce the write seal of a file that carries {}; copy the file",
         Seals::FUTURE_WRITE | Seals::EXEC)]
     UntrustedWriteSeal,
-    /// Anything else, such as [a call that a sandbox denies](crate#errors). The
-    /// [error](crate::SealError::error) says what happened.
-    #[error("a system call failed")]
+    /// Anything else, such as [a call that a sandbox denies](crate#errors), or a seal that
+    /// [`seal_size`](crate::SealedFile::seal_size) does not add. The [error](crate::SealError::error) says
+    /// what happened.
+    #[error("the source of this error says why")]
     Other,
 }
 

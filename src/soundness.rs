@@ -127,6 +127,42 @@
 //! [`Producer::build`] fills the file through a `&mut [u8]` as a draft; that mapping is gone before
 //! the live one is made.
 //!
+//! # Shared files
+//!
+//! Everybody who has a [`SizeSealed`] file may write to it, so there is never a `&[u8]` over one, and
+//! nothing that follows relies on what others do. [`SharedMap`] sees the file as a live file is seen: as
+//! whole, aligned words, every access atomic, `Relaxed` and of one size; what is said above of those
+//! holds here, also of several words at once. Three things differ, because there is no only writer:
+//!
+//! * *A word that is written in part* is exchanged as a whole (`compare_exchange`), which fails if
+//!   somebody has changed the word since it was loaded. So bytes beside the part are never set back to
+//!   what they were before. A writer that is in the way without pause could make that fail forever. After
+//!   64 times the bits of the part alone are cleared and set (`fetch_and`, `fetch_or`), which always
+//!   succeeds and touches no other bit. Others can see the part between the two. A model checker runs
+//!   both ways in every order of two writers and a reader, and finds the loss if the word is merely loaded
+//!   and stored (`tests/shared_model.rs`).
+//! * *The last word* of a file whose length is not a multiple of a word reaches beyond the end, within
+//!   the last page. If the file grows, those bytes are somebody's. They are loaded with the word and
+//!   never given out; they are in no part that is written; and no word that reaches beyond the end can be
+//!   named.
+//! * *Nothing is exclusive.* Two maps of one file, in one process or in two, are as two threads with one
+//!   map. `write(2)`, a device, and code in other languages are other writers: they are outside of this
+//!   program, and can make a word look like a mixture.
+//!
+//! *No access lies beyond the end*: `F_SEAL_SHRINK` was confirmed before the length was read, and a map
+//! covers that length and no more. [`refresh_len`](SealedFile::refresh_len) reads the length anew, which
+//! by then can only have risen. Maps that exist are not touched by it.
+//!
+//! *Memory is not promised.* Nothing forbids to punch holes into a shared file, so memory that was reserved
+//! can be taken away again at any moment, and touching such a hole needs memory anew. Under strict
+//! overcommit, and on hugetlb pages, the lack of it is `SIGBUS`, which ends the process. Neither a check
+//! nor `mlock(2)` helps. [Holes](crate::SharedMap#holes) lists what does.
+//!
+//! *Becoming immutable.* [`finish`](SealedFile::finish) and
+//! [`adopt_read_only`](SealedFile::adopt_read_only) add `F_SEAL_WRITE`, which the kernel refuses while any
+//! [`SharedMap`] of the file exists, in any process (`EBUSY`). So a `&[u8]` and a [`SharedMap`] of one file
+//! never exist together, whatever safe code does.
+//!
 //! # Known holes in kernels
 //!
 //! The promise is as good as the kernel that makes it. Each fault below breaks the seals themselves:
@@ -201,7 +237,8 @@
 //! * Immutable does not mean valid: parse what a peer sent as the hostile input that it is.
 //! * Immutable does not mean consistent: [`copy_of`](SealedFile::copy_of) a file that changes during
 //!   the copy may mix old and new bytes.
-//! * The peer chooses the length: bound it with [`SealPolicy::untrusted`].
+//! * The peer chooses the length: bound it with [`SealPolicy::untrusted`] or
+//!   [`SealPolicy::untrusted_live`].
 //!
 //! ## Core dumps
 //!
@@ -222,6 +259,8 @@
 //! [`FutureWriteSealed`]: crate::FutureWriteSealed
 //! [`UntrustedWriteSeal`]: crate::Refusal::UntrustedWriteSeal
 //! [`LiveMap`]: crate::LiveMap
+//! [`SharedMap`]: crate::SharedMap
+//! [`SizeSealed`]: crate::SizeSealed
 //! [`Producer`]: crate::Producer
 //! [`Producer::write_at`]: crate::Producer::write_at
 //! [`Producer::build`]: crate::Producer::build
@@ -230,6 +269,7 @@
 //! [`SealPolicy::len`]: crate::SealPolicy::len
 //! [`SealPolicy::reserve`]: crate::SealPolicy::reserve
 //! [`SealPolicy::untrusted`]: crate::SealPolicy::untrusted
+//! [`SealPolicy::untrusted_live`]: crate::SealPolicy::untrusted_live
 
 #[allow(unused_imports, reason = "for the links above")]
 use crate::SealedFile;

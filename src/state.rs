@@ -4,7 +4,7 @@ use crate::seals::Seals;
 
 /// What the kernel has promised about a [`SealedFile`](crate::SealedFile): see [States](crate#states).
 ///
-/// The three states below implement this trait. No other type can.
+/// The four states below implement this trait. No other type can.
 ///
 /// # Examples
 ///
@@ -29,14 +29,14 @@ pub trait State {
 
 /// A state whose files may be shared with other processes.
 ///
-/// [`ReadOnlySealed`] and [`FutureWriteSealed`] implement this trait. No other type can.
+/// [`ReadOnlySealed`], [`FutureWriteSealed`] and [`SizeSealed`] implement this trait. No other type can.
 ///
 /// # Examples
 ///
 /// ```
 /// use sealed_mmap::{SealedFile, Sealed};
 ///
-/// /// Works for immutable and for live files.
+/// /// Works for every file that is no draft.
 /// fn describe<S: Sealed>(file: &SealedFile<S>) -> std::io::Result<String> {
 ///     Ok(format!("{} bytes, sealed against {}", file.len()?, file.get_seals()?))
 /// }
@@ -48,10 +48,37 @@ pub trait State {
 #[diagnostic::on_unimplemented(
     message = "a file in the state `{Self}` is not shared",
     label = "a draft has no descriptor, and no second handle, to give away",
-    note = "make the file immutable with `seal_read_only()`; or leave the typestate with \
+    note = "make the file immutable with `seal_read_only()`, or share it with others who write by \
+            `seal_size()`; or leave the typestate with \
             `into_file()`, and come back with `SealedFile::adopt_read_only`"
 )]
 pub trait Sealed: State {}
+
+/// A state whose files may be shared, and whose bytes somebody may still change.
+///
+/// [`FutureWriteSealed`] and [`SizeSealed`] implement this trait. No other type can.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{Changing, SealPolicy, SealedFile, Seals};
+///
+/// /// Works for live and for shared files.
+/// fn first_byte<S: Changing>(file: &SealedFile<S>) -> std::io::Result<u8> {
+///     Ok(file.map_live()?.to_vec(..1)?[0])
+/// }
+///
+/// let mut draft = SealedFile::create("pool")?;
+/// draft.set_len(4096)?;
+/// assert_eq!(first_byte(&draft.seal_size(Seals::empty())?)?, 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a file in the state `{Self}` is neither live nor shared",
+    label = "no other process may change its bytes",
+    note = "a draft is mapped with `map_mut()`, an immutable file with `map_read_only()`"
+)]
+pub trait Changing: Sealed {}
 
 /// A *draft*: the kernel has promised nothing, and this value is the only handle to the file.
 ///
@@ -133,6 +160,38 @@ pub enum ReadOnlySealed {}
 #[derive(Debug)]
 pub enum FutureWriteSealed {}
 
+/// A *shared* file: the file cannot shrink, and whoever has it may write.
+///
+/// # Guarantees
+///
+/// * The seal [`SHRINK`](Seals::SHRINK) was confirmed by `F_GET_SEALS`. So the length never falls, and a
+///   map of the file stays valid, whatever the other holders do.
+///
+/// # Not guaranteed
+///
+/// * That the bytes stay as they are: anybody with a descriptor writes them at any time, and
+///   [can punch holes](crate::SharedMap#holes) into the file. There is never a `&[u8]` over a shared file.
+/// * That the file cannot grow, unless it carries [`GROW`](Seals::GROW):
+///   [`refresh_len`](crate::SealedFile::refresh_len) takes the new length.
+/// * That nobody adds seals, unless the file carries [`SEAL`](Seals::SEAL): anybody with a writable
+///   descriptor can seal the file against new writable maps.
+///
+/// # Examples
+///
+/// ```
+/// use sealed_mmap::{SealedFile, Seals, SizeSealed, State};
+///
+/// assert_eq!(SizeSealed::REQUIRED, Seals::SHRINK);
+///
+/// let mut draft = SealedFile::create("counters")?;
+/// draft.set_len(4096)?;
+/// let file: SealedFile<SizeSealed> = draft.seal_size(Seals::GROW)?;
+/// file.map_shared()?.fetch_add(0, 1)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub enum SizeSealed {}
+
 mod private {
     #[derive(Debug)]
     pub struct OnlyHere;
@@ -149,6 +208,11 @@ impl State for FutureWriteSealed {
     const NAME: &'static str = "FutureWriteSealed";
     const ONLY_HERE: OnlyHere = OnlyHere;
 }
+impl State for SizeSealed {
+    const REQUIRED: Seals = Seals::SHRINK;
+    const NAME: &'static str = "SizeSealed";
+    const ONLY_HERE: OnlyHere = OnlyHere;
+}
 impl State for ReadOnlySealed {
     const REQUIRED: Seals = Seals::WRITE.union(Seals::SHRINK);
     const NAME: &'static str = "ReadOnlySealed";
@@ -156,4 +220,8 @@ impl State for ReadOnlySealed {
 }
 
 impl Sealed for FutureWriteSealed {}
+impl Sealed for SizeSealed {}
 impl Sealed for ReadOnlySealed {}
+
+impl Changing for FutureWriteSealed {}
+impl Changing for SizeSealed {}

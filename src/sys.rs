@@ -199,6 +199,14 @@ pub(crate) struct Extent {
     pub(crate) huge_page: Option<u64>,
 }
 
+impl Extent {
+    /// Whether every byte can be touched. What lies in a last page of hugetlbfs that is not whole counts as
+    /// beyond the end of the file (SIGBUS). `ftruncate` makes no such length, but `fallocate` does.
+    pub(crate) fn ends_at_a_page(self) -> bool {
+        self.huge_page.is_none_or(|page| self.len % page == 0)
+    }
+}
+
 /// The extent of a file that can carry seals. hugetlbfs reports its page size as block size, which
 /// is never 4096; a plain memfd does so only with larger base pages or under transparent huge
 /// pages, and otherwise needs no further call.

@@ -135,7 +135,8 @@ fn another_user_can_receive_it_without_reserving() {
         let refused = SealedFile::receive_future_write(fd(), &policy).unwrap_err();
         let Refusal::CannotReserve(error) = refused.reason() else { panic!("{refused}") };
         assert_eq!(Errno::from_io_error(error), Some(Errno::ACCESS));
-        let live = SealedFile::receive_future_write(fd(), &policy.reserve(false)).unwrap();
+        let policy = SealPolicy::untrusted_live(LEN);
+        let live = SealedFile::receive_future_write(fd(), &policy).unwrap();
         live.map_live().unwrap().to_vec(..2).unwrap()
     });
     assert!(received.is_none_or(|bytes| bytes == b"aa"));

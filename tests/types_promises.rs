@@ -13,7 +13,7 @@ use std::process::Stdio;
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePageSize, HugePages, OutOfBounds, ReadOnlyMap,
     ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure, SealPolicy, Sealed, SealedFile,
-    Seals, State, Unsealed, UnsealedMap,
+    Seals, SharedMap, SizeSealed, State, Unsealed, UnsealedMap,
 };
 
 /// A type without any trait.
@@ -32,8 +32,10 @@ fn everything_owned_goes_to_any_thread_and_outlives_any_scope() {
     }
     in_every_state::<Unsealed>();
     in_every_state::<FutureWriteSealed>();
+    in_every_state::<SizeSealed>();
     in_every_state::<ReadOnlySealed>();
     anywhere::<ReadOnlyMap>();
+    anywhere::<SharedMap>();
     anywhere::<CreateOptions>();
     anywhere::<SealPolicy>();
 }
@@ -57,6 +59,7 @@ fn a_borrowed_map_goes_to_scoped_threads() {
 fn errors_are_errors_whatever_they_hand_back() {
     error::<SealError>();
     error::<SealError<SealedFile<FutureWriteSealed>>>();
+    error::<SealError<SealedFile<SizeSealed>>>();
     error::<ReceiveError>();
     error::<Refusal>();
     error::<OutOfBounds>();
@@ -102,6 +105,7 @@ fn code_can_be_generic_over_what_may_be_shared() {
     assert_eq!((len, is_empty, metadata.len()), (5, false, 5));
     assert!(seals.contains(ReadOnlySealed::REQUIRED));
     let _: fn(&SealedFile<FutureWriteSealed>) -> _ = describe;
+    let _: fn(&SealedFile<SizeSealed>) -> _ = describe;
 }
 
 #[test]

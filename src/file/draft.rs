@@ -12,8 +12,11 @@ use crate::huge_pages::HugePages;
 use crate::map::{self, UnsealedMap};
 use crate::sealing::{self, Failure, SealFailure};
 use crate::seals::Seals;
-use crate::state::{ReadOnlySealed, State, Unsealed};
+use crate::state::{ReadOnlySealed, Sealed, SizeSealed, State, Unsealed};
 use crate::sys::{self, Extent};
+
+/// What an immutable file gets beside the seals of its state.
+const WHOLE: Seals = Seals::GROW.union(Seals::SEAL);
 
 /// A draft: the only handle to a file that is being filled.
 impl SealedFile<Unsealed> {
@@ -171,6 +174,77 @@ impl SealedFile<Unsealed> {
     /// ```
     #[doc(alias = "F_ADD_SEALS")]
     pub fn seal_read_only(self) -> Result<SealedFile<ReadOnlySealed>, SealError> {
+        // The extent is asked for when it is needed: many a sender never does.
+        self.seal_and_rewind(WHOLE, None)
+    }
+
+    /// Shares the file with others who write it as well: adds [`Seals::SHRINK`] and those of
+    /// [`GROW`](Seals::GROW) and [`SEAL`](Seals::SEAL) that are named, and confirms them. The offset is 0
+    /// afterwards.
+    ///
+    /// Everybody who gets the file can write it. Without `GROW` they can also make it longer, and without
+    /// `SEAL` they can add seals: one that forbids new writable maps to all. With `SEAL`, the file can
+    /// never be [finished](SealedFile::finish).
+    ///
+    /// No memory is reserved. A page is allocated when somebody writes it first; see
+    /// [Holes](crate::SharedMap#holes).
+    ///
+    /// # Errors
+    ///
+    /// The draft comes back unchanged.
+    ///
+    /// * `InvalidInput`: another seal is named. ([`WRITE`](Seals::WRITE) is what
+    ///   [`seal_read_only`](Self::seal_read_only) adds, and [`FUTURE_WRITE`](Seals::FUTURE_WRITE) what a
+    ///   [`Producer`](crate::Producer) does.)
+    /// * [`NotAllowed`](crate::SealFailure::NotAllowed) (`EPERM`): the draft was made with
+    ///   [`allow_sealing(false)`](crate::CreateOptions::allow_sealing).
+    ///
+    /// # Examples
+    ///
+    /// A pool of buffers that may be resized, and counters that never are:
+    ///
+    /// ```
+    /// use sealed_mmap::{SealedFile, Seals};
+    ///
+    /// let mut pool = SealedFile::create("pool")?;
+    /// pool.set_len(64 << 10)?;
+    /// let pool = pool.seal_size(Seals::empty())?;
+    /// pool.map_shared()?.write_at(0, b"pixels")?;
+    ///
+    /// let mut counters = SealedFile::create("counters")?;
+    /// counters.set_len(4096)?;
+    /// let counters = counters.seal_size(Seals::GROW)?;
+    /// assert_eq!(counters.map_shared()?.fetch_add(0, 1)?, 0);
+    ///
+    /// let error = SealedFile::create("draft")?.seal_size(Seals::WRITE).unwrap_err();
+    /// assert_eq!(error.error().kind(), std::io::ErrorKind::InvalidInput);
+    /// let draft = error.into_file();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "F_ADD_SEALS")]
+    pub fn seal_size(self, seals: Seals) -> Result<SealedFile<SizeSealed>, SealError> {
+        const POSSIBLE: Seals = Seals::SHRINK.union(Seals::GROW).union(Seals::SEAL);
+
+        // Not `&!`, which forgets the bits that have no name.
+        let others = seals.difference(POSSIBLE);
+        if !others.is_empty() {
+            let message = format!("seal_size adds {POSSIBLE} and no other seal, not {others}");
+            let error = io::Error::new(io::ErrorKind::InvalidInput, message);
+            return Err(SealError::new((SealFailure::Other, error), self));
+        }
+        let fd = self.file().as_fd();
+        match sys::stat(fd).and_then(|stat| sys::extent(fd, &stat)) {
+            Ok(extent) => self.seal_and_rewind(seals, Some(extent)),
+            Err(error) => Err(SealError::new((SealFailure::Other, error), self)),
+        }
+    }
+
+    /// [`seal`](Self::seal), with the offset at 0 afterwards.
+    fn seal_and_rewind<S: Sealed>(
+        self,
+        more: Seals,
+        extent: Option<Extent>,
+    ) -> Result<SealedFile<S>, SealError> {
         // Asked first, so that an error leaves the draft a draft.
         let offset = match self.file().stream_position() {
             Ok(offset) => offset,
@@ -179,8 +253,7 @@ impl SealedFile<Unsealed> {
                 return Err(SealError::new((SealFailure::Other, error), self));
             }
         };
-        // The extent is asked for when it is needed: many a sender never does.
-        let file = self.seal(None)?;
+        let file = self.seal(more, extent)?;
         if offset != 0 {
             // The kernel has just answered lseek(2) on this very file, so that this cannot fail.
             let _ = file.file().rewind();
@@ -191,15 +264,20 @@ impl SealedFile<Unsealed> {
     /// [`seal_read_only`](Self::seal_read_only) of a file whose length is known, and whose offset is 0.
     pub(crate) fn seal_with_len(self, len: u64) -> Result<SealedFile<ReadOnlySealed>, SealError> {
         let is_plain = !matches!(self.pages(), HugePages::HugeTlb(_));
-        self.seal(is_plain.then_some(Extent { len, huge_page: None }))
+        self.seal(WHOLE, is_plain.then_some(Extent { len, huge_page: None }))
     }
 
-    fn seal(self, extent: Option<Extent>) -> Result<SealedFile<ReadOnlySealed>, SealError> {
-        let seals = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
-        match sealing::add_and_confirm(self.file().as_fd(), seals) {
-            // SAFETY: `F_GET_SEALS` has reported WRITE and SHRINK, and `add_and_confirm` has found that
+    /// Adds the seals of the state, and `more`. The extent is that of this draft; whoever leaves it out adds
+    /// `GROW`.
+    fn seal<S: Sealed>(
+        self,
+        more: Seals,
+        extent: Option<Extent>,
+    ) -> Result<SealedFile<S>, SealError> {
+        match sealing::add_and_confirm(self.file().as_fd(), S::REQUIRED | more) {
+            // SAFETY: `F_GET_SEALS` has reported the state's seals, and `add_and_confirm` has found that
             // the kernel enforces what it reported. The extent is that of this draft, which nobody else
-            // had; it may be left out, for GROW was reported, too.
+            // had; it is left out only with `WHOLE`, and so GROW was reported, too.
             Ok(()) => Ok(unsafe { SealedFile::sealed(self.into_inner(), extent) }),
             Err(failure) => Err(SealError::new(failure, self)),
         }
@@ -252,7 +330,7 @@ fn explain(pages: HugePages, error: io::Error, what: &'static str) -> io::Error 
 }
 
 /// hugetlbfs says "no space left on device" or "out of memory" when its pool is empty.
-fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
+pub(super) fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
     use io::ErrorKind::{OutOfMemory, StorageFull};
     match (pages, error.kind()) {
         (HugePages::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {

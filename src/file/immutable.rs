@@ -6,9 +6,11 @@ use std::io;
 use std::ops::RangeBounds;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::file::draft::explain_lack;
 use crate::file::receive::{ReceiveError, ThisKernel, accept, judge_and_reserve, observe};
 use crate::file::sealed::SealedFile;
-use crate::map::{OutOfBounds, ReadOnlyMap};
+use crate::huge_pages::HugePages;
+use crate::map::{OutOfBounds, PrivateMap, ReadOnlyMap};
 use crate::policy::{Facts, Refusal, SealPolicy};
 use crate::sealing::{self, SealFailure};
 use crate::seals::Seals;
@@ -138,6 +140,35 @@ impl SealedFile<ReadOnlySealed> {
         let range = OutOfBounds::resolve(range, extent.len)?;
         // SAFETY: this is what the type says of the file, and the range lies within its extent.
         unsafe { ReadOnlyMap::new(self.file(), extent, range) }
+    }
+
+    /// Maps the whole file as a copy of its own, `&mut [u8]`, of which pages are made as they are written to.
+    /// The file does not change. [`PrivateMap`] says what that takes.
+    ///
+    /// # Errors
+    ///
+    /// * `ENOMEM`: no address space or no mapping left, or, under strict overcommit
+    ///   (`vm.overcommit_memory=2`), not enough memory to copy all of the file.
+    /// * `OutOfMemory`: not enough pages in the hugetlb pool for a second copy of the file, or too much
+    ///   locked memory, as for [`map_read_only`](Self::map_read_only); mmap's errno is the `source`.
+    /// * `FileTooLarge`: the length does not fit into the address space (32-bit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let file = sealed_mmap::SealedFile::from_bytes("greeting", b"hello")?;
+    /// let mut copy = file.map_private()?;
+    /// copy.make_ascii_uppercase();
+    /// assert_eq!(&copy[..], b"HELLO");
+    /// assert_eq!(&file.map_read_only()?[..], b"hello");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "MAP_PRIVATE")]
+    pub fn map_private(&self) -> io::Result<PrivateMap> {
+        let extent = self.extent()?;
+        let pages = extent.huge_page.map_or(HugePages::None, |_| HugePages::HugeTlb(None));
+        // SAFETY: this is what the type says of the file.
+        unsafe { PrivateMap::new(self.file(), extent) }.map_err(|error| explain_lack(pages, error))
     }
 
     /// Allocates memory for every hole, now and for good, so that no access to a map of this file raises

@@ -12,7 +12,8 @@ use crate::sys::Extent;
 /// A file in memory, whose type says what the kernel has promised about it.
 ///
 /// The type is a *draft* in the state [`Unsealed`], *immutable* in [`ReadOnlySealed`], and *live* in
-/// [`FutureWriteSealed`](crate::FutureWriteSealed). [States](crate#states) compares the three.
+/// [`FutureWriteSealed`](crate::FutureWriteSealed) and *shared* in [`SizeSealed`](crate::SizeSealed).
+/// [States](crate#states) compares the four.
 ///
 /// The state rarely needs to be named: the constructors determine it, and the default, `SealedFile`
 /// alone, is the immutable file.
@@ -68,6 +69,13 @@ impl<S: Sealed> SealedFile<S> {
     ///   when the extent is read.
     pub(crate) unsafe fn sealed(file: File, extent: Option<Extent>) -> Self {
         Self { file, pages: HugePages::None, extent, state: PhantomData }
+    }
+
+    /// # Safety
+    ///
+    /// The file has had this extent, at some time since its seals were seen.
+    pub(crate) unsafe fn set_extent(&mut self, extent: Extent) {
+        self.extent = Some(extent);
     }
 
     pub(crate) fn known_extent(&self) -> Option<Extent> {

@@ -1,8 +1,10 @@
 //! Copies bytes into and out of words. This module knows nothing of mappings.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 
+use super::atomic::{AtomicUsize, Relaxed};
 use super::bulk;
+use super::merge::{TRIES, merge};
 use super::one_by_one::WORD;
 
 /// Words that somebody may be writing, in memory that may be read-only: only ever loaded, `Relaxed`.
@@ -14,6 +16,7 @@ impl<'a> Words<'a> {
         Self(words)
     }
 
+    #[inline]
     pub(crate) fn load(self, word: usize) -> usize {
         self.0[word].load(Relaxed)
     }
@@ -48,6 +51,65 @@ impl<'a> Words<'a> {
             tail.copy_from_slice(&word[..tail.len()]);
         }
     }
+
+    /// One word, with nothing but `Relaxed` accesses to come, which write only where that is allowed.
+    #[inline]
+    pub(super) fn word(self, word: usize) -> &'a AtomicUsize {
+        &self.0[word]
+    }
+
+    /// Copies `source` to `offset`. All of it must fit into the words. A word of which only some bytes
+    /// change is left to `merge`, with their place in it.
+    ///
+    /// # Safety
+    ///
+    /// The words are in memory that can be written.
+    pub(super) unsafe fn write(
+        self,
+        offset: usize,
+        source: &[u8],
+        merge: impl Fn(&AtomicUsize, usize, &[u8]),
+    ) {
+        let (head, rest) = source.split_at(before_boundary(offset, source.len()));
+        let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
+        let first = offset.div_ceil(WORD);
+        let end = first + whole.len() / WORD;
+
+        if !head.is_empty() {
+            merge(self.word(offset / WORD), offset % WORD, head);
+        }
+        // SAFETY: this function's obligation.
+        unsafe { bulk::store(&self.0[first..end], whole) };
+        if !tail.is_empty() {
+            merge(self.word(end), 0, tail);
+        }
+    }
+}
+
+/// Words that others write at the same time, in this process or another.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedWords<'a>(Words<'a>);
+
+impl<'a> SharedWords<'a> {
+    /// # Safety
+    ///
+    /// The words are in memory that can be written.
+    pub(crate) unsafe fn new(words: Words<'a>) -> Self {
+        Self(words)
+    }
+
+    /// One word, for `Relaxed` accesses.
+    #[inline]
+    pub(crate) fn word(self, word: usize) -> &'a AtomicUsize {
+        self.0.word(word)
+    }
+
+    /// Copies `source` to `offset`. All of it must fit into the words.
+    pub(crate) fn write(self, offset: usize, source: &[u8]) {
+        let merge = |word: &_, skip, source: &_| merge(word, skip, source, TRIES);
+        // SAFETY: the words can be written, which `new` has been promised.
+        unsafe { self.0.write(offset, source, merge) };
+    }
 }
 
 /// Words of the only writer.
@@ -61,32 +123,21 @@ impl<'a> WordsMut<'a> {
         Self(words)
     }
 
+    #[inline]
     pub(crate) fn store(&mut self, word: usize, value: usize) {
-        self.0.0[word].store(value, Relaxed);
+        self.0.word(word).store(value, Relaxed);
     }
 
     /// Copies `source` to `offset`. All of it must fit into the words.
     pub(crate) fn write(&mut self, offset: usize, source: &[u8]) {
-        let (head, rest) = source.split_at(before_boundary(offset, source.len()));
-        let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
-        let first = offset.div_ceil(WORD);
-        let end = first + whole.len() / WORD;
-
-        if !head.is_empty() {
-            self.merge(offset / WORD, offset % WORD, head);
-        }
-        // SAFETY: `bulk::store` wants memory that can be written, which `new` has been promised.
-        unsafe { bulk::store(&self.0.0[first..end], whole) };
-        if !tail.is_empty() {
-            self.merge(end, 0, tail);
-        }
-    }
-
-    /// Changes some bytes of a word. Nobody else stores to it in between.
-    fn merge(&mut self, word: usize, skip: usize, source: &[u8]) {
-        let mut bytes = self.0.load(word).to_ne_bytes();
-        bytes[skip..][..source.len()].copy_from_slice(source);
-        self.store(word, usize::from_ne_bytes(bytes));
+        // Nobody else stores to the word in between.
+        let merge = |word: &AtomicUsize, skip: usize, source: &[u8]| {
+            let mut bytes = word.load(Relaxed).to_ne_bytes();
+            bytes[skip..][..source.len()].copy_from_slice(source);
+            word.store(usize::from_ne_bytes(bytes), Relaxed);
+        };
+        // SAFETY: the words can be written, which `new` has been promised.
+        unsafe { self.0.write(offset, source, merge) };
     }
 }
 
@@ -137,12 +188,79 @@ mod tests {
     fn every_range_is_written_and_nothing_beside_it() {
         let (old, new) = (numbered(1), numbered(2));
         for (start, end) in every_range() {
-            let words = words_of(&old);
+            let (words, shared) = (words_of(&old), words_of(&old));
             // SAFETY: a vector can be written.
             let mut writable = unsafe { WordsMut::new(Words::new(&words)) };
             writable.write(start, &new[start..end]);
+            // SAFETY: as above.
+            unsafe { SharedWords::new(Words::new(&shared)) }.write(start, &new[start..end]);
             let expected = [&old[..start], &new[start..end], &old[end..]].concat();
             assert_eq!(bytes_of(&words), expected, "{start}..{end}");
+            assert_eq!(bytes_of(&shared), expected, "{start}..{end}");
+        }
+    }
+
+    /// Each thread writes its part again and again. The parts meet within words, and a reader reads all.
+    #[test]
+    fn threads_that_write_side_by_side_lose_nothing() {
+        const PARTS: usize = 4;
+        const PART: usize = LEN / PARTS - 3; // no multiple of a word
+        let words = words_of(&[0; LEN]);
+        // SAFETY: a vector can be written.
+        let shared = unsafe { SharedWords::new(Words::new(&words)) };
+        std::thread::scope(|scope| {
+            for part in 0..PARTS {
+                let all = Words::new(&words);
+                scope.spawn(move || {
+                    for round in 1..=if cfg!(miri) { 5 } else { 1000 } {
+                        let (mut found, ours) = ([0; PART], [round as u8; PART]);
+                        shared.write(1 + part * PART, &ours);
+                        all.read(1 + part * PART, &mut found);
+                        assert_eq!(found, ours);
+                    }
+                });
+            }
+            Words::new(&words).read(0, &mut [0; LEN]);
+        });
+        let found = bytes_of(&words);
+        assert_eq!(found[0], 0);
+        assert_eq!(found[1 + PARTS * PART..], [0; LEN - 1 - PARTS * PART]);
+    }
+
+    #[test]
+    fn every_part_of_a_word_is_changed_and_nothing_beside_it() {
+        let (old, new): (Vec<u8>, Vec<u8>) = (0..WORD as u8).map(|n| (0xa0 | n, 0x50 | n)).unzip();
+        for tries in [0, 1, TRIES] {
+            for start in 0..=WORD {
+                for end in start..=WORD {
+                    let word = AtomicUsize::new(usize::from_ne_bytes(old[..].try_into().unwrap()));
+                    merge(&word, start, &new[start..end], tries);
+                    let expected = [&old[..start], &new[start..end], &old[end..]].concat();
+                    let found = word.load(Relaxed).to_ne_bytes();
+                    assert_eq!(found[..], expected, "{start}..{end}, {tries} tries");
+                }
+            }
+        }
+    }
+
+    /// One thread for each byte. What is lost once is lost in the end.
+    #[test]
+    fn no_byte_of_another_thread_is_lost() {
+        let rounds = if cfg!(miri) { 20 } else { 10_000 };
+        for tries in [0, 1, TRIES] {
+            let word = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for place in 0..WORD {
+                    let word = &word;
+                    scope.spawn(move || {
+                        for round in 0..rounds {
+                            let byte = round as u8 | 1;
+                            merge(word, place, &[byte], tries);
+                            assert_eq!(word.load(Relaxed).to_ne_bytes()[place], byte);
+                        }
+                    });
+                }
+            });
         }
     }
 }

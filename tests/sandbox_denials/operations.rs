@@ -19,7 +19,8 @@ use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePageSize, HugePages, Producer, ReceiveError, Refusal,
-    SealError, SealFailure, SealPolicy, SealedFile, Seals, Unsealed, add_seals, get_seals,
+    SealError, SealFailure, SealPolicy, SealedFile, Seals, SizeSealed, Unsealed, add_seals,
+    get_seals,
 };
 
 use crate::denier;
@@ -37,10 +38,21 @@ const MIDDLE: &[u8] = &[7; 50_000];
 const LIMIT: u64 = 2 << 20;
 
 pub(crate) fn all() -> Vec<Operation> {
-    [creating(), copying(), drafts(), receiving(), reading(), live(), latest(), sockets(), seals()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        creating(),
+        copying(),
+        drafts(),
+        receiving(),
+        reading(),
+        live(),
+        latest(),
+        sockets(),
+        seals(),
+        shared(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn creating() -> Vec<Operation> {
@@ -365,6 +377,78 @@ fn latest() -> Vec<Operation> {
             |(outcome, _)| assert_eq!(outcome, WaitOutcome::TimedOut),
         )
         .named("wait"),
+    ]
+}
+
+fn shared() -> Vec<Operation> {
+    fn received(fd: impl Into<OwnedFd>) -> SealedFile<SizeSealed> {
+        SealedFile::receive_size_sealed(fd, &SealPolicy::untrusted_live(LIMIT)).unwrap()
+    }
+    let shared = || received(sealed(SMALL, Seals::SHRINK));
+    vec![
+        Plan::new(
+            || Ok(draft()),
+            |draft| draft.seal_size(Seals::GROW).map_err(not_sealed),
+            |file| is_small(&file.map_shared().unwrap().to_vec(..).unwrap()).unwrap(),
+        )
+        .leaving(look_at_draft)
+        .named("seal_size"),
+        Plan::new(
+            || Ok(OwnedFd::from(sealed(SMALL, Seals::SHRINK))),
+            |fd| {
+                SealedFile::receive_size_sealed(fd, &SealPolicy::untrusted_live(LIMIT))
+                    .map_err(refused)
+            },
+            drop,
+        )
+        .leaving(look)
+        .named("receive_size_sealed"),
+        Plan::new(
+            move || Ok(shared()),
+            |file| with(file, |file| is_small(&file.map_shared()?.to_vec(..).unwrap())),
+            drop,
+        )
+        .leaving(look)
+        .named("map_shared"),
+        Plan::new(
+            || Ok(received(read_only(sealed(SMALL, Seals::SHRINK)))),
+            |file| {
+                with(file, |file| match file.map_shared() {
+                    Err(error) if error.to_string().contains("open for reading only") => Ok(()),
+                    Err(error) => Err(error),
+                    Ok(_) => panic!("it is open for reading only"),
+                })
+            },
+            drop,
+        )
+        .leaving(look)
+        .named("map_shared through O_RDONLY"),
+        Plan::new(
+            move || Ok(shared()),
+            |file| with(file, |file| is_small(&file.map_live()?.to_vec(..).unwrap())),
+            drop,
+        )
+        .leaving(look)
+        .named("map_live of a shared file"),
+        Plan::new(
+            move || Ok(shared()),
+            |file| with(file, |file| file.refresh_len(LIMIT)),
+            |(len, _)| assert_eq!(len, SMALL.len() as u64),
+        )
+        .leaving(look)
+        .named("refresh_len"),
+        Plan::new(
+            move || Ok(shared()),
+            |file| {
+                file.finish().map_err(|error| {
+                    let failure = Failure::new(&error);
+                    failure.and(error.into_file())
+                })
+            },
+            holds(SMALL),
+        )
+        .leaving(look)
+        .named("finish of a shared file"),
     ]
 }
 
