@@ -46,6 +46,10 @@
 //! | publish the newest value of something | [`latest`] |
 //! | read what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live) |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
+//! | change a few pages of a large immutable file, for myself | [`map_private`](SealedFile::map_private) |
+//! | execute a program that nobody can change | [`CreateOptions::executable`], [`command`](SealedFile::command) |
+//! | count, or set a flag, while others look | [`Producer::add`], [`Producer::store`], [`LiveMap::load`] |
+//! | give memory to a C library or a device | [`LiveMap::as_ptr`], [`Producer::as_ptr`] |
 //! | look at seals, or add them, by hand | [`get_seals`], [`add_seals`] |
 //!
 //! [Which to use](latest#which-to-use) compares immutable files, live files and newest values.

@@ -37,7 +37,7 @@ fn the_mode_is_the_one_asked_for_whatever_the_umask() {
             file(options.from_bytes("mode", b"bytes")),
             file(options.build("mode", 5, fill)),
             file(options.huge_pages(HugePages::Transparent).build("mode", 2 << 20, fill)),
-            file(options.copy_of("mode", &File::open("/proc/version").unwrap(), 1 << 12)),
+            file(options.copy_of("mode", File::open("/proc/version").unwrap(), 1 << 12)),
         ] {
             assert_eq!(mode_of(&file), mode, "{mode:#o}");
         }

@@ -150,7 +150,7 @@ fn memory_is_taken_page_by_page_as_it_is_written() {
     map[1..page].fill(1);
     assert_eq!(kib(NAME).0, page >> 10, "the same page");
     map[LEN - 1] = 1;
-    assert_eq!(kib(NAME).0, 2 * page >> 10);
+    assert_eq!(kib(NAME).0, (2 * page) >> 10);
     // Control.
     map.fill(1);
     assert_eq!(kib(NAME).0, LEN >> 10);
