@@ -120,6 +120,27 @@ refused! {
     a_part_of_a_draft_is_not_mapped_as_shared_bytes:
         "", "E0599" "draft.map_range(0..1)?;", instead "sealed.map_range(0..1)?;";
 
+    a_draft_is_not_mapped_privately:
+        "", "E0599" "draft.map_private()?;", instead "sealed.map_private()?;";
+    a_live_file_is_not_mapped_privately:
+        "", "E0599" "live.map_private()?;", instead "sealed.map_private()?;";
+    a_draft_is_not_executed:
+        "", "E0599" "draft.command()?;", instead "sealed.command()?;";
+    a_live_file_is_not_executed:
+        "", "E0599" "live.command()?;", instead "sealed.command()?;";
+    a_slice_does_not_outlive_its_private_map:
+        "let mut map = sealed.map_private()?;", "E0505" "let bytes = &mut map[..]; drop(map); bytes[0] = 1;",
+        instead "let bytes = &mut map[..]; bytes[0] = 1; drop(map);";
+    a_private_map_is_not_written_through_a_shared_reference:
+        "let mut map = sealed.map_private()?; let shared = &map;", "E0594" "shared[0] = 1;",
+        instead "map[0] = 1;";
+    a_live_map_stores_no_word:
+        "let mut map = live.map_live()?;", "E0599" "map.store(0, 1).unwrap();",
+        instead "map.load(0).unwrap();";
+    a_producer_stores_through_no_shared_reference:
+        "let mut producer = Producer::create(\"live\", 8)?; let shared = &producer;",
+        "E0596" "shared.store(0, 1)?;", instead "shared.len(); producer.store(0, 1)?;";
+
     a_sealed_draft_is_gone:
         "draft.seal_read_only();", "E0382" "draft.len()?;", instead "sealed.len()?;";
     a_draft_that_left_the_typestate_is_gone:

@@ -32,6 +32,7 @@ use crate::sys;
 #[must_use]
 pub struct CreateOptions {
     executable: bool,
+    mode: Option<u32>,
     allow_sealing: bool,
     huge_pages: HugePages,
 }
@@ -46,10 +47,15 @@ impl CreateOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub const fn new() -> Self {
-        Self { executable: false, allow_sealing: true, huge_pages: HugePages::None }
+        Self { executable: false, mode: None, allow_sealing: true, huge_pages: HugePages::None }
     }
 
-    /// Whether the file may be executed, as `/proc/self/fd/N` or with `fexecve(3)`. Default: no.
+    /// Whether the file may be executed, with [`command`](SealedFile::command), as `/proc/self/fd/N`, or
+    /// with `fexecve(3)`. Default: no.
+    ///
+    /// An executable file does not carry [`Seals::EXEC`], so every kernel's receivers accept it once it
+    /// is immutable: beside that seal some would not trust the write seal
+    /// ([`UntrustedWriteSeal`](crate::Refusal::UntrustedWriteSeal)).
     ///
     /// # Platform-specific
     ///
@@ -72,6 +78,36 @@ impl CreateOptions {
     #[doc(alias = "MFD_NOEXEC_SEAL")]
     pub const fn executable(mut self, executable: bool) -> Self {
         self.executable = executable;
+        self
+    }
+
+    /// The permission bits of the file's mode, whatever the umask is. Default: `0o777` for executable
+    /// files, and `0o666` for others.
+    ///
+    /// The mode says who may open the file again through `/proc` and who may execute it. Whoever has the
+    /// descriptor needs neither to read the file. Without write bits nobody but root and the owner, who
+    /// can change the mode, gets a writable descriptor from a read-only one.
+    ///
+    /// Creating a file fails with `InvalidInput` if there are other bits than `0o777` (such as
+    /// set-user-ID), if somebody may execute a file that is not [executable](Self::executable), or nobody
+    /// one that is. The file of a [`Producer`](crate::Producer) has no write bits, and `0o444` by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::CreateOptions;
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// let file = CreateOptions::new().mode(0o600).from_bytes("secret", b"for one user")?;
+    /// assert_eq!(file.metadata()?.permissions().mode() & 0o777, 0o600);
+    ///
+    /// let error = CreateOptions::new().mode(0o700).create("program").unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "fchmod")]
+    pub const fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
         self
     }
 
@@ -122,7 +158,8 @@ impl CreateOptions {
     ///
     /// # Errors
     ///
-    /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes.
+    /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes, or the
+    ///   [mode](Self::mode) is none for such a file.
     /// * `Unsupported`: the kernel has no hugetlb pages of the requested size.
     /// * `EACCES`: an executable file under `vm.memfd_noexec=2`.
     /// * `EMFILE`, `ENFILE`, `ENOMEM`: no descriptor or memory left.
@@ -166,6 +203,27 @@ impl CreateOptions {
         self.executable
     }
 
+    /// The mode that was asked for, if such a file can have it.
+    pub(crate) fn checked_mode(&self) -> io::Result<Option<u16>> {
+        let Some(mode) = self.mode else { return Ok(None) };
+        let problem = if mode & !0o777 != 0 {
+            "has more than the permission bits 0o777"
+        } else if mode & 0o111 != 0 && !self.executable {
+            "makes the file executable, which takes CreateOptions::executable"
+        } else if mode & 0o111 == 0 && self.executable {
+            "lets nobody execute the file, for which CreateOptions::executable asks"
+        } else {
+            return Ok(Some(mode as u16));
+        };
+        let message = format!("the mode {mode:#o} {problem}");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+    }
+
+    pub(crate) fn with_default_mode(mut self) -> Self {
+        self.mode = None;
+        self
+    }
+
     fn create_named(&self, name: &[u8]) -> io::Result<SealedFile<Unsealed>> {
         const LONGEST_NAME: usize = 249;
 
@@ -176,12 +234,16 @@ impl CreateOptions {
         if name.len() > LONGEST_NAME {
             return invalid("the name of a memfd cannot be longer than 249 bytes");
         }
+        let mode = self.checked_mode()?;
         let memfd = sys::Memfd {
             executable: self.executable,
             allow_sealing: self.allow_sealing,
             huge_pages: self.huge_pages,
         };
         let file = memfd.create(name)?;
+        if let Some(mode) = mode {
+            sys::set_mode(file.as_fd(), mode)?;
+        }
         // A file that is created not executable is sealable whatever the flags say.
         if !self.allow_sealing && !sys::get_seals(file.as_fd())?.contains(Seals::SEAL) {
             sys::add_seals(file.as_fd(), Seals::SEAL)

@@ -6,6 +6,8 @@ pub(crate) mod draft;
 
 pub(crate) mod immutable;
 
+pub(crate) mod program;
+
 pub(crate) mod live;
 
 pub(crate) mod shared;

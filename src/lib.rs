@@ -50,6 +50,10 @@
 //! | follow a file that becomes longer | [`refresh_len`](SealedFile::refresh_len) |
 //! | make a file immutable when its writers are gone | [`finish`](SealedFile::finish), [`SealedFile::adopt_read_only`] |
 //! | be sure that reading cannot run out of memory | [`SealPolicy::reserve`], [`SealedFile::reserve`] |
+//! | change a few pages of a large immutable file, for myself | [`map_private`](SealedFile::map_private) |
+//! | execute a program that nobody can change | [`CreateOptions::executable`], [`command`](SealedFile::command) |
+//! | count, or set a flag, while others look | [`Producer::add`], [`Producer::store`], [`LiveMap::load`] |
+//! | give memory to a C library or a device | [`LiveMap::as_ptr`], [`Producer::as_ptr`] |
 //! | look at seals, or add them, by hand | [`get_seals`], [`add_seals`] |
 //!
 //! [Which to use](latest#which-to-use) compares immutable files, live files and newest values. Prefer each of

@@ -25,8 +25,9 @@ impl CreateOptions {
     ///
     /// As [`Producer::create`] and [`create`](Self::create), and:
     ///
-    /// * `InvalidInput`: the options make the file executable, which a live file never is; or, for
-    ///   hugetlb pages, the length is not a multiple of the page size.
+    /// * `InvalidInput`: the options make the file executable, which a live file never is, or its
+    ///   [mode](Self::mode) has write bits, which a live file never has; or, for hugetlb pages, the length
+    ///   is not a multiple of the page size.
     /// * `EPERM`: the options do not allow sealing.
     ///
     /// # Examples
@@ -70,12 +71,17 @@ impl CreateOptions {
             let message = "a live file cannot be executable";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
+        let mode = self.checked_mode()?.unwrap_or(0o444);
+        if mode & 0o222 != 0 {
+            let message = format!("the mode {mode:#o} has write bits, which a live file never has");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let always_exec_sealed = || {
             let message = "a live file must not carry F_SEAL_EXEC, which the sysctl \
                            vm.memfd_noexec=2 puts on every file";
             io::Error::new(io::ErrorKind::Unsupported, message)
         };
-        let file = match self.executable(true).create(name) {
+        let file = match self.executable(true).with_default_mode().create(name) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
                 return Err(always_exec_sealed());
             }
@@ -87,7 +93,7 @@ impl CreateOptions {
         if file.get_seals()?.contains(Seals::EXEC) {
             return Err(always_exec_sealed());
         }
-        sys::set_mode(file.file().as_fd(), 0o444)?;
+        sys::set_mode(file.file().as_fd(), mode)?;
         Ok(file)
     }
 }

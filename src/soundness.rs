@@ -77,6 +77,17 @@
 //! `/proc/self/mem`, `ptrace(2)` and `userfaultfd(2)`. On a private mapping these make a copy within
 //! the process that owns the mapping, and never reach the file.
 //!
+//! ## Private maps that are written
+//!
+//! [`map_private`](SealedFile::map_private) hands out a `&mut [u8]` over an immutable file. A page of it
+//! is the file's, which does not change, until this process writes to the page. Then the page is this
+//! process's own: "Updates to the mapping are not visible to other processes mapping the same file, and
+//! are not carried through to the underlying file" ([mmap(2)], `MAP_PRIVATE`). A child of `fork(2)` gets
+//! its own copy in turn. So the slice has one owner, as memory of the heap has. Every kernel allows such
+//! a mapping of a file with `F_SEAL_WRITE`, for nothing that is written to it reaches the file. That a
+//! page is copied before it is written is the rule that CVE-2022-2590 and "Dirty COW" broke: see
+//! [Known holes in kernels](#known-holes-in-kernels).
+//!
 //! # Drafts
 //!
 //! [`map_mut`](SealedFile::map_mut) hands out a `&mut [u8]` over a file without any seal. What
@@ -108,6 +119,8 @@
 //! * *A word that is written in part* is loaded, changed and stored by the only writer:
 //!   [`Producer::write_at`] takes `&mut self`, the producer's mapping is the only writable one, and
 //!   after `F_SEAL_FUTURE_WRITE` there can be no other.
+//! * *Pointers* ([`LiveMap::as_ptr`](crate::LiveMap::as_ptr), [`Producer::as_ptr`]) are safe to get. What
+//!   may be done through them is a promise of whoever does it, in an `unsafe` block of theirs.
 //! * *No access faults*: mappings are as long as the file, rounded up within its last page, and
 //!   `F_SEAL_SHRINK` keeps the file that long.
 //! * *Several words at once*: on x86 with AVX, inline assembly moves words 16 aligned bytes at a
@@ -253,6 +266,7 @@
 //!   ([core(5)]);
 //! * or call `madvise(2)` with `MADV_DONTDUMP` on the range of the map.
 //!
+//! [mmap(2)]: https://man7.org/linux/man-pages/man2/mmap.2.html
 //! [fcntl(2)]: https://man7.org/linux/man-pages/man2/fcntl.2.html
 //! [core(5)]: https://man7.org/linux/man-pages/man5/core.5.html
 //! [`ReadOnlySealed`]: crate::ReadOnlySealed
@@ -263,6 +277,7 @@
 //! [`SizeSealed`]: crate::SizeSealed
 //! [`Producer`]: crate::Producer
 //! [`Producer::write_at`]: crate::Producer::write_at
+//! [`Producer::as_ptr`]: crate::Producer::as_ptr
 //! [`Producer::build`]: crate::Producer::build
 //! [`SealedFile::reserve`]: crate::SealedFile::reserve
 //! [`SealPolicy`]: crate::SealPolicy

@@ -177,6 +177,11 @@ pub(crate) struct Stat {
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the types differ by target")]
+fn id(stat: &rustix::fs::Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the types differ by target")]
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let stat = rustix::fs::fstat(fd).map_err(while_doing("look at the file (fstat)"))?;
     Ok(Stat {
@@ -185,7 +190,7 @@ pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<Stat> {
         owner: stat.st_uid,
         is_executable: stat.st_mode & 0o111 != 0,
         is_regular: FileType::from_raw_mode(stat.st_mode as _) == FileType::RegularFile,
-        id: (stat.st_dev as u64, stat.st_ino as u64),
+        id: id(&stat),
         modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
     })
 }
@@ -316,15 +321,43 @@ fn path_of(fd: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
 }
 
+/// Where a child that has a copy of this thread's descriptors finds the file, to execute it.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn program_path(fd: BorrowedFd<'_>) -> io::Result<String> {
+    const DOING: &str = "executing the file";
+    let found = match rustix::fs::stat(path_of(fd)) {
+        Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+            return Err(Astray { doing: DOING, source: Some(errno.into()) }.into());
+        }
+        done => done.map_err(while_doing("find the file to execute (/proc/thread-self/fd)"))?,
+    };
+    if id(&found) != stat(fd)?.id {
+        return Err(Astray { doing: DOING, source: None }.into());
+    }
+    Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn program_path(_fd: BorrowedFd<'_>) -> io::Result<String> {
+    let message = "FreeBSD has no path that leads to an anonymous file";
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+}
+
+/// The program that this process executes next has the descriptor too. A single system call.
+pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
+}
+
 /// A new open file description of the same file.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
+    const DOING: &str = "opening the file anew";
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     // Whoever else has the file can hold a lease on it, for which opening would wait.
     let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let again = match rustix::fs::open(path_of(fd), access | at_once, Mode::empty()) {
         Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
-            return Err(Astray(Some(errno.into())).into());
+            return Err(Astray { doing: DOING, source: Some(errno.into()) }.into());
         }
         // open(2): "The requested access to the file is not allowed".
         Err(Errno::ACCESS) => return Err(Errno::ACCESS.into()),
@@ -335,13 +368,16 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> 
     let seals = get_seals(fd)?;
     let is_same_file =
         stat(fd)?.id == stat(again.as_fd())?.id && get_seals(again.as_fd())?.contains(seals);
-    if is_same_file { Ok(again) } else { Err(Astray(None).into()) }
+    if is_same_file { Ok(again) } else { Err(Astray { doing: DOING, source: None }.into()) }
 }
 
 #[cfg(not(target_os = "freebsd"))]
 #[derive(Debug, thiserror::Error)]
-#[error("opening the file anew needs a /proc/thread-self/fd that leads back to it")]
-struct Astray(#[source] Option<io::Error>);
+#[error("{doing} needs a /proc/thread-self/fd that leads back to it")]
+struct Astray {
+    doing: &'static str,
+    source: Option<io::Error>,
+}
 
 #[cfg(not(target_os = "freebsd"))]
 impl From<Astray> for io::Error {

@@ -336,3 +336,45 @@ fn maps_of_hugetlb_files_leave_nothing_behind() {
     }
     assert!(free() >= before, "{} pages are free, not {before}", free());
 }
+
+#[test]
+fn a_private_map_takes_huge_pages_of_its_own() {
+    let Some(pool) = Pool::with_free_pages(2) else { return };
+    let file = hugetlb().from_bytes("snapshot", pattern(pool.page as usize)).unwrap();
+    let mut map = file.map_private().unwrap();
+    map.fill(1);
+    assert!(file.map_read_only().unwrap() == pattern(pool.page as usize));
+    assert!(map.iter().all(|byte| *byte == 1));
+    drop(map);
+
+    // With no page left but those of the file there is no second copy, and an error before any access.
+    let rest = meminfo("HugePages_Free") - meminfo("HugePages_Rsvd");
+    let all = hugetlb().build("all", rest * pool.page, |_| Ok(())).unwrap();
+    assert_lack_of_pages(&file.map_private().unwrap_err());
+    // Control: a map for reading needs none.
+    assert!(file.map_read_only().unwrap() == pattern(pool.page as usize));
+    drop(all);
+    file.map_private().unwrap();
+}
+
+#[test]
+fn only_scripts_are_executed_from_huge_pages() {
+    let Some(pool) = Pool::with_free_pages(1) else { return };
+    let run = |program: &[u8]| {
+        let fill = |target: &mut [u8]| {
+            target[..program.len()].copy_from_slice(program);
+            Ok(())
+        };
+        hugetlb().executable(true).build("program", pool.page, fill)?.command()?.output()
+    };
+    match run(b"\x7fELF") {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            assert!(error.to_string().contains("hugetlb"), "{error}");
+            assert_eq!(run(b"#!/bin/sh\necho done\nexit\n").unwrap().stdout, b"done\n");
+        }
+        outcome => {
+            assert_eq!(errno_of(&outcome.unwrap_err()), Errno::ACCESS);
+            eprintln!("not tested: vm.memfd_noexec=2 forbids executable files, as it should");
+        }
+    }
+}

@@ -7,6 +7,8 @@ mod dashboard;
 mod frames;
 #[path = "examples/quickstart.rs"]
 mod quickstart;
+#[path = "examples/self_copy.rs"]
+mod self_copy;
 mod support;
 
 use std::env;
@@ -305,9 +307,12 @@ fn standard_input_that_cannot_be_read_is_named() {
 
 #[test]
 fn an_empty_argument_is_no_file() {
-    for (name, arguments) in
-        [("quickstart", &[""][..]), ("frames", &[""]), ("dashboard", &["publish", ""])]
-    {
+    for (name, arguments) in [
+        ("quickstart", &[""][..]),
+        ("frames", &[""]),
+        ("dashboard", &["publish", ""]),
+        ("self-copy", &[""]),
+    ] {
         let Some(mut example) = example(name) else { return };
         fails(example.args(arguments), b"", "unexpected argument \"\"");
     }
@@ -315,7 +320,7 @@ fn an_empty_argument_is_no_file() {
 
 #[test]
 fn help_is_not_an_error() {
-    for name in ["quickstart", "frames", "dashboard"] {
+    for name in ["quickstart", "frames", "dashboard", "self-copy"] {
         for flag in ["--help", "-h"] {
             let Some(mut example) = example(name) else { return };
             let usage = format!("usage: {name} ");
@@ -333,7 +338,9 @@ fn all_that_print(socket: &Path) -> Option<(Vec<Command>, Running)> {
     let publish = dashboard::dashboard("publish", &socket.with_extension("other"))?;
     let publisher = dashboard::publisher(socket)?;
     let watch = dashboard::dashboard("watch", socket)?;
-    Some((vec![quickstart, frames, publish, watch], publisher))
+    let mut help = example("self-copy")?;
+    help.arg("--help");
+    Some((vec![quickstart, frames, publish, watch, help], publisher))
 }
 
 #[test]
@@ -353,7 +360,7 @@ fn a_closed_output_is_no_reason_to_complain() {
     let socket = Temp::named("closed");
     let Some((examples, _publisher)) = all_that_print(&socket.0) else { return };
     // The frames arrive all the same.
-    for (mut example, status) in examples.into_iter().zip([1, 0, 1, 1]) {
+    for (mut example, status) in examples.into_iter().zip([1, 0, 1, 1, 1]) {
         let (reader, output) = pipe();
         drop(reader);
         let output = end_of(example.stdout(output).stderr(Stdio::piped()).spawn().unwrap());
@@ -400,7 +407,9 @@ fn what_lacks_descriptors_says_for_what() {
     let mut refusals = 0;
     for limit in 4..16 {
         let script = format!("ulimit -n {limit}; exec \"$@\"");
-        for (name, argument) in [("quickstart", "/proc/self/status"), ("frames", "--frames=3")] {
+        for (name, argument) in
+            [("quickstart", "/proc/self/status"), ("frames", "--frames=3"), ("self-copy", "true")]
+        {
             let Some(mut example) = example(name) else { return };
             let output = run(&mut in_shell(&script, example.arg(argument)), b"");
             let complaints = String::from_utf8(output.stderr).unwrap();

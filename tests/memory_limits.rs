@@ -206,6 +206,40 @@ fn writing_a_live_file_needs_no_memory_under_strict_overcommit() {
     assert!(producer.finish().unwrap().map_read_only().unwrap()[..] == bytes);
 }
 
+#[test]
+fn a_private_map_beyond_strict_overcommit_is_an_error() {
+    let Some((_machine, too_much)) = strict_overcommit() else { return };
+    let file = hole(too_much);
+    let error = file.map_private().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::NOMEM.raw_os_error()));
+    // Control: a map that cannot be written takes no memory.
+    file.map_read_only().unwrap();
+}
+
+#[test]
+fn a_private_map_has_its_memory_under_strict_overcommit() {
+    let Some((_machine, _)) = strict_overcommit() else { return };
+    const LEN: u64 = 8 * MIB;
+    let filled = SealedFile::from_bytes("filled", vec![1; LEN as usize]).unwrap();
+    let (reserved, unreserved) = (hole(LEN), hole(LEN));
+    reserved.reserve().unwrap();
+    let [filled, reserved, unreserved] = [filled, reserved, unreserved].map(|file| {
+        let mut map = file.map_private().unwrap();
+        child_that(move || map.fill(7))
+    });
+    // Control: touching a hole takes memory of the file, too.
+    let rest = everything();
+    let unreserved = dies_of_sigbus(unreserved);
+    // What a child has had is free when it has ended.
+    let more = everything();
+    let [filled, reserved] = [filled, reserved].map(|child| {
+        let deadly = dies_of_sigbus(child);
+        (deadly, everything())
+    });
+    drop((rest, more));
+    assert_eq!((unreserved, filled.0, reserved.0), (true, false, false));
+}
+
 /// An empty hugetlb file, and a length that its pool has too few free pages for.
 fn more_than_the_pool() -> Option<(File, u64)> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;

@@ -120,6 +120,7 @@ fn a_limit_on_locked_memory_is_a_lack_of_memory() {
         assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0);
         lacking(file.map_read_only().map(drop));
         lacking(file.map_range(1..LEN - 1).map(drop));
+        lacking(file.map_private().map(drop));
         lacking(SealedFile::build("locked", LEN, |_| Ok(())).map(drop));
         let mut draft = SealedFile::create("locked").unwrap();
         draft.set_len(LEN).unwrap();

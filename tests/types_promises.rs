@@ -11,9 +11,9 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::process::Stdio;
 
 use sealed_mmap::{
-    CreateOptions, FutureWriteSealed, HugePageSize, HugePages, OutOfBounds, ReadOnlyMap,
-    ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure, SealPolicy, Sealed, SealedFile,
-    Seals, SharedMap, SizeSealed, State, Unsealed, UnsealedMap,
+    CreateOptions, FutureWriteSealed, HugePageSize, HugePages, LiveMap, OutOfBounds, PrivateMap,
+    Producer, ReadOnlyMap, ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure,
+    SealPolicy, Sealed, SealedFile, Seals, SharedMap, SizeSealed, State, Unsealed, UnsealedMap,
 };
 
 /// A type without any trait.
@@ -36,6 +36,9 @@ fn everything_owned_goes_to_any_thread_and_outlives_any_scope() {
     in_every_state::<ReadOnlySealed>();
     anywhere::<ReadOnlyMap>();
     anywhere::<SharedMap>();
+    anywhere::<PrivateMap>();
+    threads::<LiveMap>();
+    threads::<Producer>();
     anywhere::<CreateOptions>();
     anywhere::<SealPolicy>();
 }
@@ -144,13 +147,16 @@ fn debug_output_names_the_state_and_shows_no_contents() {
     let sealed = draft.seal_read_only().unwrap();
     let after = format!("{sealed:?}");
     let read_only = format!("{:?}", sealed.map_read_only().unwrap());
+    let private = format!("{:?}", sealed.map_private().unwrap());
 
     assert!(before.contains("Unsealed") && after.contains("ReadOnlySealed"), "{before} {after}");
     assert!(after.contains(&sealed.as_raw_fd().to_string()), "{after}");
-    for (text, name) in [(&map, "UnsealedMap"), (&read_only, "ReadOnlyMap")] {
+    for (text, name) in
+        [(&map, "UnsealedMap"), (&read_only, "ReadOnlyMap"), (&private, "PrivateMap")]
+    {
         assert!(text.starts_with(name) && text.contains('6'), "{text}");
     }
-    for text in [before, after, map, read_only] {
+    for text in [before, after, map, read_only, private] {
         // Neither as text nor as a list of numbers.
         assert!(!text.contains("SECRET") && !text.contains("83, 69"), "{text}");
     }

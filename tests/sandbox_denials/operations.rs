@@ -68,6 +68,12 @@ fn creating() -> Vec<Operation> {
             |draft| assert!(draft.get_seals().unwrap().contains(Seals::SEAL)),
         )
         .named("create allow_sealing(false)"),
+        made(
+            always,
+            || CreateOptions::new().mode(0o600).create("denied"),
+            |draft| assert_eq!(draft.metadata().unwrap().mode() & 0o777, 0o600),
+        )
+        .named("create mode"),
         made(hugetlb_exists, move || hugetlb.create("denied"), drop).named("create hugetlb"),
         made(hugetlb_is_free, move || hugetlb.build("denied", LIMIT, fill), holds(LARGE))
             .named("build hugetlb"),
@@ -215,6 +221,24 @@ fn reading() -> Vec<Operation> {
             Ok(())
         })
         .named("map_range"),
+        on_file(|file| {
+            let mut map = file.map_private()?;
+            map[0] ^= 1;
+            map[0] ^= 1;
+            is_small(&map)
+        })
+        .named("map_private"),
+        Plan::new(
+            || {
+                let options = CreateOptions::new().executable(true);
+                let script = options.from_bytes("denied", "#!/bin/sh\necho done\n");
+                script.map_err(|error| format!("no executable file: {error}"))
+            },
+            |file| with(file, |file| file.command()),
+            |(command, _)| assert!(command.get_program().to_str().unwrap().starts_with("/proc/")),
+        )
+        .leaving(look)
+        .named("command"),
         on_file(|file| file.reserve()).named("reserve"),
         Plan::new(
             || Ok(SealedFile::try_from(read_only(sealed(SMALL, IMMUTABLE))).unwrap()),

@@ -51,7 +51,7 @@ pub(crate) fn role() -> Option<Role> {
 ///
 /// Nothing is forked: a child that had the other tests' mappings would keep their files from being
 /// sealed.
-fn cast<'a>(command: &'a mut Command, test: &str, role: &str) -> &'a mut Command {
+pub(crate) fn cast<'a>(command: &'a mut Command, test: &str, role: &str) -> &'a mut Command {
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role)
 }
 

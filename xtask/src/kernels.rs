@@ -81,7 +81,9 @@ const CONFIGURATIONS: &[Configuration] = &[
             "receive_or_copy",
             "kernel_contract",
             "live_producer",
+            "exec_*",
             "example:quickstart",
+            "example:self-copy",
         ],
         setting: Some("/proc/sys/vm/memfd_noexec=1"),
     },
@@ -100,6 +102,7 @@ const CONFIGURATIONS: &[Configuration] = &[
             "kernel_contract",
             "live_*",
             "latest_*",
+            "exec_*",
             "example:quickstart",
         ],
         setting: Some("/proc/sys/vm/memfd_noexec=2"),
@@ -110,7 +113,8 @@ const CONFIGURATIONS: &[Configuration] = &[
 const LEFT_OUT: &[&str] = &["examples", "latest_model", "sandbox_denials", "types_*"];
 
 /// Examples that run where all tests run, with their arguments.
-const EXAMPLES: &[(&str, &str)] = &[("quickstart", "/init"), ("frames", "--frames 200")];
+const EXAMPLES: &[(&str, &str)] =
+    &[("quickstart", "/init"), ("frames", "--frames 200"), ("self-copy", "true")];
 
 const DOCS: &str = "docs/kernels.md";
 const USAGE: &str = "\
