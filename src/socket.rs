@@ -350,8 +350,8 @@ pub fn recv_fds(socket: impl AsFd, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> 
 /// [`pass_credentials`].
 ///
 /// The kernel vouches for the [`Credentials`]. They are `None` if the socket does not ask for them, at
-/// the end of a connection, and for a message that was queued before the socket asked. On a stream, one
-/// call returns bytes of one sender only.
+/// the end of a connection (where Linux names root), and for a message that was queued before the socket
+/// asked. On a stream, one call returns bytes of one sender only.
 ///
 /// Who sent a file is not who [owns](crate::SealPolicy::owner) it: a descriptor can be passed on.
 ///
@@ -389,8 +389,10 @@ pub fn recv_fds_with_credentials(
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<(usize, Option<Credentials>)> {
     expect_credentials()?;
+    let before = fds.len();
     let (len, sender) = recv_message(socket.as_fd(), bytes, fds)?;
-    Ok((len, sender.and_then(Credentials::of)))
+    let is_empty = len == 0 && fds.len() == before;
+    Ok((len, sender.and_then(|sender| Credentials::of(sender, is_empty))))
 }
 
 /// Whether the kernel is to say who sent the messages that this socket receives. It does not at first.
@@ -452,11 +454,12 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// `None` for the credentials of nobody, with which the kernel completes a message that was queued
-    /// without any.
-    fn of(Sender { pid, uid, gid }: Sender) -> Option<Self> {
+    /// `None` for the credentials of nobody. The kernel has two: the overflow ids for a message that was
+    /// queued without any, and zeros, which are root's, for the end of a stream.
+    fn of(Sender { pid, uid, gid }: Sender, is_empty: bool) -> Option<Self> {
         let pid = (pid != 0).then_some(pid);
-        (pid.is_some() || !sys::is_nobody(uid, gid)).then_some(Self { pid, uid, gid })
+        let is_somebody = pid.is_some() || !is_empty && !sys::is_nobody(uid, gid);
+        is_somebody.then_some(Self { pid, uid, gid })
     }
 }
 

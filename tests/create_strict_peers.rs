@@ -232,7 +232,8 @@ fn a_sysctl_that_puts_exec_on_every_file_is_named() {
         run_alone(TEST, Stdio::null())
     });
     let output = child.join().unwrap();
-    let [text, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    let [text, errors] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(output.status.success(), "{text}{errors}");
     eprint!("{errors}");
 }

@@ -71,8 +71,8 @@ mod target {
     }
 }
 
-pub(crate) use target::{expect_credentials, pass_credentials};
 use target::{Len, SCM_CREDENTIALS, SCM_PIDFD};
+pub(crate) use target::{expect_credentials, pass_credentials};
 
 const SOL_SOCKET: c_int = if cfg!(any(
     target_os = "freebsd",
