@@ -206,7 +206,8 @@ pub fn send_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::
 ///   connected, and a seqpacket socket would ignore the address); `address` is unnamed; or there are
 ///   more than [`MAX_FDS`] descriptors.
 /// * [`NotFound`](ErrorKind::NotFound) (`ENOENT`), [`ConnectionRefused`](ErrorKind::ConnectionRefused)
-///   (`ECONNREFUSED`): no socket has the address, or nobody has that socket any more.
+///   (`ECONNREFUSED`): no socket has the address, nobody has that socket any more, or the file there is
+///   no socket.
 /// * [`PermissionDenied`](ErrorKind::PermissionDenied) (`EACCES`): this user may not write to the
 ///   socket's file. `EPERM`: the socket there is connected to another one.
 /// * `EPROTOTYPE`: the socket there is no datagram socket.

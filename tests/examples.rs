@@ -5,6 +5,8 @@
 mod dashboard;
 #[path = "examples/frames.rs"]
 mod frames;
+#[path = "examples/journal.rs"]
+mod journal;
 #[path = "examples/quickstart.rs"]
 mod quickstart;
 mod support;
@@ -305,9 +307,12 @@ fn standard_input_that_cannot_be_read_is_named() {
 
 #[test]
 fn an_empty_argument_is_no_file() {
-    for (name, arguments) in
-        [("quickstart", &[""][..]), ("frames", &[""]), ("dashboard", &["publish", ""])]
-    {
+    for (name, arguments) in [
+        ("quickstart", &[""][..]),
+        ("frames", &[""]),
+        ("dashboard", &["publish", ""]),
+        ("journal", &["send", ""]),
+    ] {
         let Some(mut example) = example(name) else { return };
         fails(example.args(arguments), b"", "unexpected argument \"\"");
     }
@@ -315,7 +320,7 @@ fn an_empty_argument_is_no_file() {
 
 #[test]
 fn help_is_not_an_error() {
-    for name in ["quickstart", "frames", "dashboard"] {
+    for name in ["quickstart", "frames", "dashboard", "journal"] {
         for flag in ["--help", "-h"] {
             let Some(mut example) = example(name) else { return };
             let usage = format!("usage: {name} ");

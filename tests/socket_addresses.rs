@@ -140,6 +140,9 @@ fn an_address_where_nobody_listens_is_an_error() {
     assert_errno(send_fds_to(sender(), &nobody, b"x", &[file.as_fd()]), Errno::CONNREFUSED);
     drop(receiver(&path.address())); // the file stays
     assert_errno(send_fds_to(sender(), &path.address(), b"x", &[file.as_fd()]), Errno::CONNREFUSED);
+    let ordinary = Path::new("ordinary");
+    std::fs::write(&ordinary.0, b"").unwrap();
+    assert_errno(send_fds_to(sender(), &ordinary.address(), b"x", &[]), Errno::CONNREFUSED);
     // Control: then somebody is there.
     let path = Path::new("somebody");
     let _receiver = receiver(&path.address());
