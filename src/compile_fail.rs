@@ -155,4 +155,7 @@ refused! {
         instead "let received = SealedFile::<ReadOnlySealed>::map_read_only;";
     a_state_has_no_value:
         "", "E0423" "let state = Unsealed;", instead "let state: Option<Unsealed> = None;";
+    a_sender_is_not_made_up:
+        "", "E0639" "let root = socket::Credentials { pid: None, uid: 0, gid: 0 };",
+        instead "let nobody: Option<socket::Credentials> = None;";
 }

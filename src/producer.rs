@@ -101,7 +101,8 @@ struct NoFutureWrite(#[source] io::Error);
 ///   Another user, with the descriptor from [`file`](Self::file), can add no seal and open no writable
 ///   descriptor, because the file's mode is `0444`. The same user can change the mode back and open the
 ///   file for writing, and root can do so without changing the mode. Even then they can only add seals,
-///   and write nothing. And any reader can pin pages (`EBUSY`), for as long as it likes.
+///   and write nothing; [`final_seals`](CreateOptions::final_seals) keeps them from that, for a file that
+///   is never to be finished. And any reader can pin pages (`EBUSY`), for as long as it likes.
 /// * That nobody else writes, on a kernel that lets udmabuf write: see
 ///   [Known holes in kernels](crate::soundness#known-holes-in-kernels).
 /// * That a reader sees every value: values that are overwritten are gone.

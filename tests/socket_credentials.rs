@@ -393,8 +393,10 @@ fn send_claiming(socket: impl AsFd, credentials: libc::ucred) -> io::Result<()> 
     let len = size_of::<libc::ucred>() as u32;
     // SAFETY: it calculates with its argument, and no more.
     header.msg_controllen = unsafe { libc::CMSG_SPACE(len) } as _;
-    // SAFETY: the header has a buffer for more than one message.
-    let message = unsafe { &mut *libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: the header has a buffer.
+    let message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: the buffer is aligned, zeroed, and has room for more than one message.
+    let message = unsafe { &mut *message };
     message.cmsg_level = libc::SOL_SOCKET;
     message.cmsg_type = libc::SCM_CREDENTIALS;
     // SAFETY: it calculates with its argument, and no more.

@@ -177,7 +177,7 @@ fn a_sender_says_that_its_output_is_full() {
     let (len, fd) = recv_fd(&receiver, &mut [0; 10]).unwrap();
     assert_eq!(len, 0);
     let record = SealedFile::receive_read_only(fd.unwrap(), &SealPolicy::untrusted(2 << 20));
-    assert_eq!(get_seals(&record.unwrap()).unwrap().to_string(), "seal|shrink|grow|write");
+    assert_eq!(get_seals(record.unwrap()).unwrap().to_string(), "seal|shrink|grow|write");
 }
 
 #[test]
