@@ -19,12 +19,11 @@ use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{Timeout, socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrUnix, recvmsg};
 
-use crate::failure::while_doing;
-
 /// The type of `cmsg_len`, the types of messages that the kernel adds, and what has to do with them.
 #[cfg(not(target_os = "freebsd"))]
 mod target {
     use super::*;
+    use crate::failure::while_doing;
     #[cfg(target_os = "android")]
     use std::os::android::net::SocketAddrExt;
     #[cfg(target_os = "linux")]
