@@ -88,8 +88,8 @@ impl CreateOptions {
     /// Default: yes.
     ///
     /// With `false` only the mode bits say that the file is not executable. That is for peers that compare
-    /// the seals of a file with a fixed set: versions of `systemd-journald` before 254 require exactly
-    /// `shrink|grow|write|seal`, and take every other file for one that is not sealed.
+    /// the seals of a file with a fixed set: unpatched versions of `systemd-journald` before 254 require
+    /// exactly `shrink|grow|write|seal`, and take every other file for one that is not sealed.
     ///
     /// An [executable](Self::executable) file and the file of a [`Producer`](crate::Producer) never carry
     /// the seal, whatever this says.
