@@ -1,41 +1,94 @@
 //! Copying in: files, pipes and sockets become immutable files.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use crate::create::CreateOptions;
+use crate::failure::{failed, while_doing};
 use crate::file::receive::{ReceiveError, ThisKernel};
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
 use crate::policy::{Refusal, SealPolicy};
 use crate::state::{ReadOnlySealed, Unsealed};
-use crate::sys;
+use crate::sys::{self, Readings};
+
+/// Whole records of a pipe in packet mode, which are never longer than a page, and as fast as
+/// splicing.
+const BUFFER: usize = 64 << 10;
+
+/// How often in a row a call is repeated that has done nothing. Signals do not come that fast, and
+/// a file system in user space may answer every call as if they did.
+const PATIENCE: u32 = 1000;
 
 impl CreateOptions {
-    /// Creates an immutable copy of what `source` holds: of a regular file the whole of it, from its
-    /// beginning and without moving its offset; of anything else (a pipe, a socket, a terminal)
-    /// what can be read until its end.
+    /// Creates an immutable copy of what `source` holds: all of a regular file, from its beginning and
+    /// without moving its offset; of any other stream of bytes (a pipe, a stream socket, a terminal,
+    /// a device) everything that can be read until its end.
     ///
     /// The copy cannot change any more, which is not the same as showing one moment: a regular file
     /// whose size or modification time changes meanwhile is an error, but a writer that hides its
     /// writes (through a mapping, within the clock's tick, or by setting the time back) can make a
-    /// copy that mixes old and new. A non-blocking source is waited for.
+    /// copy that mixes old and new.
+    ///
+    /// Sources of records are refused before anything is read: reading them like a stream would join
+    /// records or cut them off, and most never report an end. These are datagram, seqpacket and raw
+    /// sockets (netlink among them), `/dev/kmsg`, and anonymous inodes (eventfd, timerfd,
+    /// signalfd, inotify, epoll, …). Receive one record, with
+    /// [`recv_fds`](crate::socket::recv_fds) for example, and share it with
+    /// [`from_bytes`](Self::from_bytes). A pipe in packet mode (`O_DIRECT`) is copied, without the
+    /// boundaries of its packets.
+    ///
+    /// # Waiting
+    ///
+    /// The call blocks until the source ends, even if the source is non-blocking. Signals do not end
+    /// it; their handlers run.
+    ///
+    /// The read timeout of a socket (`SO_RCVTIMEO`, such as
+    /// [`UnixStream::set_read_timeout`](std::os::unix::net::UnixStream::set_read_timeout)) limits how
+    /// long the source may stay silent. The time is counted from the last byte, so a peer that
+    /// trickles bytes is stopped by `limit` alone. The timeout counts for a non-blocking socket, too,
+    /// and no signal extends it. What was set when the copy began holds for all of it.
+    ///
+    /// Any other source that stays silent is waited for without limit, a regular file of a special
+    /// file system included (`/proc/kmsg`, `trace_pipe`, a file in user space). One that never ends,
+    /// such as `/dev/zero`, is read until `limit` is exceeded.
     ///
     /// # Errors
     ///
     /// As [`create`](Self::create), and:
     ///
     /// * `EFBIG`: the source has more than `limit` bytes, or is a regular file that claims to (those
-    ///   of sysfs claim a page).
+    ///   of sysfs claim a page). Up to 64 KiB beyond the limit are consumed from a stream.
     /// * `ResourceBusy`: the source changed while it was copied.
+    /// * `InvalidInput`, without an errno: the source is one of the sources of records listed above.
+    ///   Nothing is consumed.
+    /// * `TimedOut`: the source is a socket, and nothing came for as long as its read timeout. What
+    ///   had come before is lost.
     /// * `EBADF`: the source is not open for reading. `EISDIR`: it is a directory.
+    /// * `ENOTCONN`, or `EINVAL` for a Unix socket: the source is a socket that listens or is not
+    ///   connected. `ECONNRESET`: its peer is gone and has left bytes unread.
+    /// * `EIO`: reading failed. The master of a pseudoterminal ends so when all slaves are closed.
+    /// * `EINTR`: reading was interrupted a thousand times in a row without a byte. File systems in user
+    ///   space and system call filters answer like that; signals do it only to a regular file that
+    ///   makes its readers wait, such as `trace_pipe`.
+    /// * `EAGAIN`: a non-blocking regular file of a special file system has no data now.
+    /// * `Other`: `poll(2)` reports again and again that the source can be read, and reading it would
+    ///   block. A socket whose error queue is not empty is like that (`MSG_ERRQUEUE`).
     /// * `ENOSPC`, `ENOMEM`: no memory for the contents.
     /// * For hugetlb pages, `InvalidInput`: the length is not a multiple of the page size;
     ///   `StorageFull`, `OutOfMemory`: too few pages are free in the pool (the errno is the `source`).
-    /// * Whatever reading the source returns.
+    /// * Whatever reading the source returns. If a sandbox denies `poll(2)` or `getsockopt(2)` where
+    ///   they are needed, the message says which, and the errno is the `source`.
+    ///
+    /// # Platform-specific
+    ///
+    /// On Linux a regular file is copied by `sendfile(2)`. Where a file system or a sandbox does not
+    /// allow that, reading and writing takes its place.
     ///
     /// # Examples
     ///
@@ -45,6 +98,20 @@ impl CreateOptions {
     /// assert_eq!(&copy.map_read_only()?[..], std::fs::read("Cargo.toml")?);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    ///
+    /// A peer that stays silent is not waited for without end:
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use std::time::Duration;
+    ///
+    /// let (ours, _silent) = UnixStream::pair()?;
+    /// ours.set_read_timeout(Some(Duration::from_millis(20)))?;
+    /// let error = sealed_mmap::CreateOptions::new().copy_of("request", &ours, 4096).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "sendfile")]
     pub fn copy_of(
         &self,
         name: &str,
@@ -52,8 +119,9 @@ impl CreateOptions {
         limit: u64,
     ) -> io::Result<SealedFile<ReadOnlySealed>> {
         let mut file = self.huge_pages(HugePages::None).create(name)?;
-        let len = append(source.as_fd(), &mut file, limit)?;
-        file.rewind()?;
+        let len = append(source.as_fd(), &file, limit)?;
+        // Copying inside the kernel moves it.
+        file.rewind().map_err(while_doing("rewind the copy (lseek)"))?;
         let plain = file.seal_with_len(len)?;
         if self.fills_through_a_mapping(len) {
             return self.from_bytes(name, plain.map_read_only()?);
@@ -164,82 +232,150 @@ fn copy_regular_file(
     Ok(copy)
 }
 
-/// Appends all of `source` to `target` and returns how much that was.
-fn append(
+/// Copies all of `source` to the empty `target`, and returns how much that was.
+pub(crate) fn append(
     source: BorrowedFd<'_>,
-    target: &mut SealedFile<Unsealed>,
+    target: &SealedFile<Unsealed>,
     limit: u64,
 ) -> io::Result<u64> {
-    let too_large = || io::Error::from(Errno::FBIG);
     let before = sys::stat(source)?;
-    if before.is_regular && before.len > limit {
-        return Err(too_large());
+    if !before.is_regular {
+        return copy_stream(source, target.file(), limit);
     }
-    let reach = limit.saturating_add(1);
-    let copied = if before.is_regular {
-        copy_regular(source, target, reach)?
-    } else {
-        copy_stream(source, target, reach)?
-    };
-    if copied > limit {
-        return Err(too_large());
+    if before.len > limit {
+        return Err(over(limit));
     }
+    let copied = copy_regular(source, target.file(), before.len, limit)?;
     let after = sys::stat(source)?;
     // What was copied need not be as long: files of procfs and sysfs only claim some length.
-    if before.is_regular && (before.len, before.modified) != (after.len, after.modified) {
+    if (before.len, before.modified) != (after.len, after.modified) {
         let message = "the source changed while it was copied";
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
     }
     Ok(copied)
 }
 
-/// Copies at most `reach` bytes from the beginning, inside the kernel where the file allows that.
-fn copy_regular(
-    source: BorrowedFd<'_>,
-    target: &mut SealedFile<Unsealed>,
-    reach: u64,
-) -> io::Result<u64> {
-    struct FromStart<'a>(BorrowedFd<'a>, u64);
-    impl Read for FromStart<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = rustix::io::pread(self.0, buffer, self.1)?;
-            self.1 += count as u64;
-            Ok(count)
-        }
-    }
-
+/// Copies a file that claims `len` bytes from its beginning, inside the kernel as far as that goes.
+fn copy_regular(source: BorrowedFd<'_>, target: &File, len: u64, limit: u64) -> io::Result<u64> {
     let mut copied = 0;
-    while copied < reach {
-        match sys::send_file(target.file(), source, copied, reach - copied) {
+    while copied < len {
+        match uninterrupted(|| sys::send_file(target, source, copied, len - copied)) {
             Ok(0) => break,
             Ok(count) => copied += count as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Not every file system can do this.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput && copied == 0 => {
-                return io::copy(&mut FromStart(source, 0).take(reach), target);
+            // Of the data, or of the memory that it goes to.
+            Err(error @ (Errno::IO | Errno::NOSPC | Errno::NOMEM | Errno::FBIG | Errno::DQUOT)) => {
+                return Err(error.into());
             }
-            Err(error) => return Err(error),
+            // Of the way, and there is another one.
+            Err(_) => break,
         }
     }
-    Ok(copied)
+    // The end of a file is where reading finds it.
+    pump(target, copied, limit, |buffer, offset| {
+        uninterrupted(|| rustix::io::pread(source, spare_capacity(buffer), offset))
+            .map(drop)
+            .map_err(while_doing("read the source (pread)"))
+    })
 }
 
-/// Copies at most `reach` bytes, to the end of the stream.
-fn copy_stream(
-    source: BorrowedFd<'_>,
-    target: &mut SealedFile<Unsealed>,
-    reach: u64,
-) -> io::Result<u64> {
-    let file = File::from(source.try_clone_to_owned()?);
-    loop {
-        let copied = target.stream_position()?;
-        match io::copy(&mut (&file).take(reach - copied), &mut target.file()) {
-            Ok(count) => return Ok(copied + count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                sys::wait_readable(source)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Copies what can be read until the end.
+fn copy_stream(source: BorrowedFd<'_>, target: &File, limit: u64) -> io::Result<u64> {
+    let asking = failed("ask for the type and the read timeout of the source (getsockopt)");
+    match sys::readings(source).map_err(asking)? {
+        Readings::Stream { timeout } => {
+            pump(target, 0, limit, |buffer, _| read_patiently(source, buffer, timeout))
+        }
+        Readings::Records { of } => {
+            let message = format!(
+                "the source is {of}, which hands out records: a copy would join them or cut them \
+                 off; receive one (with recv_fds, from a socket) and share it with from_bytes"
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
         }
     }
+}
+
+/// Appends what `read` puts into an empty buffer until that is nothing. `read` is told the offset.
+fn pump(
+    target: &File,
+    mut copied: u64,
+    limit: u64,
+    mut read: impl FnMut(&mut Vec<u8>, u64) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(BUFFER).map_err(|_| Errno::NOMEM)?;
+    loop {
+        buffer.clear();
+        read(&mut buffer, copied)?;
+        if buffer.is_empty() {
+            return Ok(copied);
+        }
+        if buffer.len() as u64 > limit - copied {
+            return Err(over(limit));
+        }
+        let mut rest = &buffer[..];
+        while !rest.is_empty() {
+            let count = uninterrupted(|| rustix::io::pwrite(target, rest, copied))
+                .map_err(while_doing("fill the copy (pwrite)"))?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            rest = &rest[count..];
+            copied += count as u64;
+        }
+    }
+}
+
+/// Reads once, as soon as there is something to be read. `timeout` is how long that may take.
+fn read_patiently(
+    source: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut last = Errno::INTR;
+    for _ in 0..PATIENCE {
+        match rustix::io::read(source, spare_capacity(buffer)) {
+            // The source is non-blocking, its timeout is over, or a signal came. Reading again
+            // would start the timeout anew.
+            Err(error @ (Errno::AGAIN | Errno::INTR)) => last = error,
+            done => return done.map(drop).map_err(while_doing("read the source (read)")),
+        }
+        let waiting = failed("wait for the source (poll)");
+        if !sys::wait_readable(source, deadline).map_err(waiting)? {
+            let timeout = timeout.unwrap_or_default();
+            let message = format!("nothing came from the source for {timeout:?}, its read timeout");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+    }
+    if last == Errno::INTR {
+        return Err(last.into());
+    }
+    let message = "poll(2) says over and over that the source can be read, and reading it would \
+                   block; if it is a socket, its error queue may have to be emptied";
+    Err(io::Error::other(message))
+}
+
+/// Repeats what a signal interrupted.
+fn uninterrupted<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    for _ in 0..PATIENCE {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+    Err(Errno::INTR)
+}
+
+fn over(limit: u64) -> io::Error {
+    let error = Errno::FBIG.into();
+    io::Error::new(io::ErrorKind::FileTooLarge, OverLimit { limit, error })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the source has more than the {limit} bytes that a copy may have")]
+struct OverLimit {
+    limit: u64,
+    #[source]
+    error: io::Error,
 }

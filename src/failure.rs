@@ -25,13 +25,19 @@ impl fmt::Debug for Failed {
 /// For calls whose man page gives these three no meaning.
 pub(crate) fn while_doing<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> io::Error {
     move |error| {
-        let source = error.into();
-        match Errno::from_io_error(&source) {
-            Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
-                io::Error::new(source.kind(), Failed { doing, source })
-            }
-            _ => source,
+        let error = error.into();
+        match Errno::from_io_error(&error) {
+            Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => failed(doing)(error),
+            _ => error,
         }
+    }
+}
+
+/// The same, whatever the errno: for calls of which nobody expects that they fail.
+pub(crate) fn failed<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> io::Error {
+    move |error| {
+        let source = error.into();
+        io::Error::new(source.kind(), Failed { doing, source })
     }
 }
 

@@ -466,13 +466,14 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
 
 /// What reserving memory requires, where the error says that it is missing.
 fn how_to_reserve(error: &io::Error) -> &'static str {
-    match Errno::from_io_error(error) {
-        Some(Errno::NOMEM | Errno::NOSPC) => {
+    use io::ErrorKind::{OutOfMemory, StorageFull, Unsupported};
+    match (error.kind(), Errno::from_io_error(error)) {
+        (OutOfMemory | StorageFull, _) => {
             "; there is too little: bound the length (SealPolicy::len)"
         }
         // The descriptor is read-only, and the file could not be opened for writing.
-        Some(Errno::ACCESS | Errno::AGAIN) => NOT_WRITABLE,
-        None if !failure::is_denied_call(error) => NOT_WRITABLE,
+        (_, Some(Errno::ACCESS | Errno::AGAIN)) => NOT_WRITABLE,
+        (Unsupported, None) if !failure::is_denied_call(error) => NOT_WRITABLE,
         _ => "",
     }
 }

@@ -165,17 +165,15 @@ fn can_be_sealed(fd: BorrowedFd<'_>) -> bool {
     !is_final && sys::access(fd).is_ok_and(|access| access.write)
 }
 
-/// Adds `seals`, and confirms that the file carries them and that the kernel enforces them. Returns the
-/// seals that `F_GET_SEALS` reported afterwards.
-pub(crate) fn add_and_confirm(fd: BorrowedFd<'_>, seals: Seals) -> Result<Seals, Failure> {
+/// Adds `seals`, and confirms that `F_GET_SEALS` reports them, in a combination that the kernel enforces.
+pub(crate) fn add_and_confirm(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Failure> {
     add_patiently(fd, seals)?;
     let present = sys::get_seals(fd).map_err(|error| (SealFailure::Other, error))?;
     if !present.contains(seals) {
         let message = format!("the kernel did not add the seals {seals} (present: {present})");
         return Err((SealFailure::Other, io::Error::other(message)));
     }
-    expect_enforced(present)?;
-    Ok(present)
+    expect_enforced(present)
 }
 
 /// The failure of a file that would carry `present`, if its write seal could not be trusted.

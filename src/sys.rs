@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 // Elsewhere these are left out whole, and rustc is silent about what a module with a
@@ -256,20 +256,23 @@ fn fill_holes(fd: BorrowedFd<'_>, len: u64) -> rustix::io::Result<()> {
 /// `ENOMEM` for more bytes than the machine has memory and swap. Neither `fallocate(2)` nor
 /// `madvise(2)` knows this limit: they would go on until the OOM killer steps in. Where a sandbox
 /// denies the question there is no limit.
-#[cfg(not(target_os = "freebsd"))]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn fits_memory(len: u64) -> io::Result<()> {
     // Where there is less, nothing runs, and asking would be a tenth of receiving a small file.
     const ALWAYS_THERE: u64 = 1 << 20;
 
-    if len > ALWAYS_THERE && memory_and_swap().is_some_and(|there_is| len > there_is) {
-        return Err(Errno::NOMEM.into());
+    if len <= ALWAYS_THERE {
+        return Ok(());
     }
-    Ok(())
+    match memory_and_swap() {
+        Some(there_is) if len > there_is => Err(Errno::NOMEM.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Bytes, if `sysinfo(2)` may be called. rustix's own function assumes that it cannot fail, and
 /// gives out what the kernel never wrote where it does.
-#[cfg(not(target_os = "freebsd"))]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code, reason = "the C library's function reports errors, which rustix's does not")]
 fn memory_and_swap() -> Option<u64> {
     use rustix::system::Sysinfo;
@@ -292,7 +295,7 @@ fn memory_and_swap() -> Option<u64> {
     Some(units.saturating_mul(info.mem_unit.into()))
 }
 
-#[cfg(target_os = "freebsd")]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn fits_memory(_len: u64) -> io::Result<()> {
     Ok(())
 }
@@ -408,36 +411,93 @@ fn overflow_id(setting: &str) -> u32 {
     id.unwrap_or(DEFAULT)
 }
 
-/// Copies up to `count` bytes from `offset` of one file to the end of another, inside the kernel.
-/// 0 is the end of the file.
+/// Copies up to `count` bytes from `offset` of one file to where the other one's offset is, inside
+/// the kernel. Not every file system and not every sandbox allows that.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn send_file(
     to: &File,
     from: BorrowedFd<'_>,
     mut offset: u64,
     count: u64,
-) -> io::Result<usize> {
+) -> rustix::io::Result<usize> {
     // More than fits into a file offset would be EINVAL; one call never copies more than this.
     const MOST: u64 = 0x7fff_f000;
-    Ok(rustix::fs::sendfile(to, from, Some(&mut offset), count.min(MOST) as usize)?)
+    rustix::fs::sendfile(to, from, Some(&mut offset), count.min(MOST) as usize)
 }
 
 #[cfg(target_os = "freebsd")]
-pub(crate) fn send_file(_: &File, _: BorrowedFd<'_>, _: u64, _: u64) -> io::Result<usize> {
-    Err(Errno::INVAL.into())
+pub(crate) fn send_file(_: &File, _: BorrowedFd<'_>, _: u64, _: u64) -> rustix::io::Result<usize> {
+    Err(Errno::INVAL)
 }
 
-/// Blocks until the descriptor can be read.
-pub(crate) fn wait_readable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    match poll(&mut fds, None) {
-        // An error that reading does not return, and that does not go away.
-        Ok(_) if !fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP) => {
-            Err(Errno::IO.into())
+/// What one `read(2)` after the other gets from something that is not a regular file.
+pub(crate) enum Readings {
+    /// All bytes in order. A socket may have a read timeout (`SO_RCVTIMEO`).
+    Stream { timeout: Option<Duration> },
+    /// Records. The rest of one that a read has no room for may be lost, and most have no last one.
+    Records { of: &'static str },
+}
+
+pub(crate) fn readings(fd: BorrowedFd<'_>) -> rustix::io::Result<Readings> {
+    let stat = rustix::fs::fstat(fd)?;
+    let of = match FileType::from_raw_mode(stat.st_mode as _) {
+        FileType::Socket => match net::sockopt::socket_type(fd)? {
+            net::SocketType::STREAM => {
+                let timeout = net::sockopt::socket_timeout(fd, net::sockopt::Timeout::Recv)?;
+                return Ok(Readings::Stream { timeout });
+            }
+            net::SocketType::DGRAM => "a datagram socket",
+            net::SocketType::SEQPACKET => "a seqpacket socket",
+            net::SocketType::RAW => "a raw socket",
+            _ => "a socket that is not a stream",
+        },
+        FileType::CharacterDevice if is_kernel_log(&stat) => "the kernel log",
+        // Files with an inode of their own have a type.
+        FileType::Unknown => {
+            "an anonymous inode (such as an eventfd, timerfd, signalfd or inotify instance)"
         }
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        _ => return Ok(Readings::Stream { timeout: None }),
+    };
+    Ok(Readings::Records { of })
+}
+
+/// The device number of `/dev/kmsg`: Documentation/admin-guide/devices.txt.
+#[cfg(not(target_os = "freebsd"))]
+#[allow(clippy::unnecessary_cast, reason = "the types differ by target")]
+fn is_kernel_log(stat: &rustix::fs::Stat) -> bool {
+    stat.st_rdev as u64 == rustix::fs::makedev(1, 11) as u64
+}
+
+#[cfg(target_os = "freebsd")]
+fn is_kernel_log(_stat: &rustix::fs::Stat) -> bool {
+    false
+}
+
+/// Blocks until reading the descriptor would not block, or until the deadline, which is `false`.
+pub(crate) fn wait_readable(
+    fd: BorrowedFd<'_>,
+    deadline: Option<Instant>,
+) -> rustix::io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    // Signals can interrupt each call, however many there are. What answers so faster than signals
+    // come, such as a system call filter, would do it for ever.
+    const AT_ONCE: Duration = Duration::from_micros(100);
+    const MOST_AT_ONCE: u32 = 1000;
+
+    let start = Instant::now();
+    let mut interrupted = 0_u32;
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A time that cannot be expressed is longer than any machine runs.
+        let left = left.and_then(|left| left.try_into().ok());
+        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], left.as_ref()) {
+            Err(Errno::INTR) => interrupted = interrupted.saturating_add(1),
+            done => return Ok(done? > 0),
+        }
+        if interrupted > MOST_AT_ONCE && start.elapsed() < AT_ONCE * interrupted {
+            return Err(Errno::INTR);
+        }
     }
 }
 

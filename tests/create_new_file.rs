@@ -281,7 +281,7 @@ fn running_out_of_descriptors_is_an_error_that_leaks_none() {
         (&from_bytes, 1),
         (&build, 1),
         (&copy_of, 1),
-        (&copy_of_a_stream, 2),
+        (&copy_of_a_stream, 1),
         (&try_clone, 1),
         (&reopen, 1),
         (&map_range, 0),

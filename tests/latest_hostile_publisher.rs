@@ -316,7 +316,7 @@ fn a_file_that_is_not_divided_as_it_says_is_not_opened() {
             most + 1
         ),
         format!("4 slots for {} bytes each are more than can be mapped", u64::MAX),
-        "3 slots are not a power of two from 2 on".into(),
+        "the number of slots must be a power of two, at least 2, and is 3".into(),
     ] {
         assert!(messages.contains(&expected), "{messages:?}");
     }

@@ -189,7 +189,7 @@ fn its_owners_exec_seal_prevents_finishing_on_unfixed_kernels() {
     }
     for _ in 0..2 {
         let error = finished.unwrap_err();
-        assert_eq!(error.reason(), SealFailure::Other);
+        assert_eq!(error.reason(), SealFailure::UntrustedWriteSeal);
         assert_eq!(error.error().raw_os_error(), None);
         finished = error.into_file().finish();
     }

@@ -12,6 +12,7 @@ use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::io::Errno;
 use sealed_mmap::{Refusal, SealPolicy, SealedFile, Seals};
 
+use support::errno_of;
 use support::files::{
     IMMUTABLE, LIVE, UNCHECKED, exec_seal_is_checked, executable, filled, is_root, is_too_old_for,
     look, map_writable, ordinary_file, reopen, seal, sealed, seals_of, tmpfs_file,
@@ -203,7 +204,8 @@ fn no_more_than_the_limit_is_copied() {
     for file in [filled(b"hello"), ordinary_file(b"hello")] {
         let (refusal, fd) = neither_taken_nor_copied(file, &SealPolicy::new(), 4);
         let Refusal::Io(error) = refusal else { panic!("{refusal:?}") };
-        assert_eq!(error.raw_os_error(), Some(Errno::FBIG.raw_os_error()));
+        assert_eq!(errno_of(&error), Errno::FBIG);
+        assert!(error.to_string().contains("more than the 4 bytes"), "{error}");
         SealedFile::receive_or_copy(fd, &SealPolicy::new(), 5).unwrap();
     }
     // The lengths of these files are not known beforehand.

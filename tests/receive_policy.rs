@@ -559,7 +559,7 @@ fn finishing_would_not_be_believed(file: &File) -> bool {
     }
     let before = look(file.as_fd());
     let error = receive_live(file.try_clone().unwrap()).finish().unwrap_err();
-    assert_eq!(error.reason(), SealFailure::Other);
+    assert_eq!(error.reason(), SealFailure::UntrustedWriteSeal);
     assert_eq!(look(error.into_file().as_fd()), before);
     true
 }

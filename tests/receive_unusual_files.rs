@@ -130,7 +130,7 @@ fn finishing_adds_no_seal_that_would_not_be_believed() {
     match live.finish() {
         Ok(file) => println!("this kernel can be believed: {}", file.get_seals().unwrap()),
         Err(error) => {
-            assert_eq!(error.reason(), SealFailure::Other);
+            assert_eq!(error.reason(), SealFailure::UntrustedWriteSeal);
             assert_eq!(error.into_file().get_seals().unwrap(), before);
         }
     }

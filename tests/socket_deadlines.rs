@@ -235,6 +235,8 @@ fn a_timeout_holds_for_a_socket_that_is_not_connected() {
 fn a_late_signal_does_not_move_the_deadline() {
     const LATE: Duration = Duration::from_millis(800);
     const TIMEOUT: Duration = Duration::from_secs(1);
+    /// Before a timeout that the signal has started anew, however coarse the clocks are.
+    const ANEW: Duration = Duration::from_millis(1700);
 
     thread::scope(|scope| {
         for kind in KINDS {
@@ -244,7 +246,7 @@ fn a_late_signal_does_not_move_the_deadline() {
                     let _signals = Signals::once_after(LATE);
                     let (result, took) = timed(|| call(&ours));
                     assert_eq!(result.unwrap_err().kind(), ErrorKind::WouldBlock);
-                    assert!((TIMEOUT..LATE + TIMEOUT).contains(&took), "{name}: {took:?}");
+                    assert!((TIMEOUT..ANEW).contains(&took), "{name}: {took:?}");
                 });
             }
             // Control: a plain loop waits anew.
@@ -254,7 +256,7 @@ fn a_late_signal_does_not_move_the_deadline() {
                     let _signals = Signals::once_after(LATE);
                     let (result, took) = plain_loop(&ours, call, 10 * TIMEOUT);
                     assert_eq!(result.unwrap_err().kind(), ErrorKind::WouldBlock);
-                    assert!(took >= LATE + TIMEOUT, "{name}: {took:?}");
+                    assert!(took >= ANEW, "{name}: {took:?}");
                 });
             }
         }

@@ -78,7 +78,7 @@ impl SealedFile<Unsealed> {
                 explain(
                     self.pages(),
                     error,
-                    "the length of a hugetlb file is a multiple of its page size",
+                    "the length of a hugetlb file must be a multiple of its page size",
                 )
             },
         )
@@ -196,7 +196,7 @@ impl SealedFile<Unsealed> {
             // SAFETY: `F_GET_SEALS` has reported WRITE and SHRINK, and `add_and_confirm` has found that
             // the kernel enforces what it reported. The extent is that of this draft, which nobody else
             // had; it may be left out, for GROW was reported, too.
-            Ok(_) => Ok(unsafe { SealedFile::sealed(self.into_inner(), extent) }),
+            Ok(()) => Ok(unsafe { SealedFile::sealed(self.into_inner(), extent) }),
             Err(failure) => Err(SealError::new(failure, self)),
         }
     }

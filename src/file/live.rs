@@ -129,7 +129,7 @@ impl SealedFile<FutureWriteSealed> {
         // Seals that would not be trusted are better not added, for they cannot be taken back.
         let done = done.and_then(|present| sealing::expect_enforced(present | seals));
         match done.and_then(|()| sealing::add_and_confirm(self.as_fd(), seals)) {
-            Ok(_) => {
+            Ok(()) => {
                 let extent = self.known_extent();
                 // SAFETY: `F_GET_SEALS` has reported WRITE, now, and SHRINK, when the live file was made,
                 // and the kernel enforces what it reported. The extent was true of the live file, and

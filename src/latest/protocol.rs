@@ -95,10 +95,12 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// Says why not, if the slots are not a power of two from 2 on, or more than can be mapped.
+    /// Says why not, if the number of slots is not a power of two, at least 2, or they are more than can be mapped.
     pub(crate) fn new(slots: u64, capacity: u64) -> Result<Self, String> {
         if !slots.is_power_of_two() || slots < 2 {
-            return Err(format!("{slots} slots are not a power of two from 2 on"));
+            return Err(format!(
+                "the number of slots must be a power of two, at least 2, and is {slots}"
+            ));
         }
         let (head, first_slot) = ((PAYLOAD * WORD) as u64, (FIRST_SLOT * WORD) as u64);
         let stride = || {

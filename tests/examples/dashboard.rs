@@ -313,7 +313,10 @@ fn a_watcher_says_what_it_did_not_get() {
     for (fds, complaint) in [
         (None, "it sends nothing"),
         (Some(&[][..]), "it sends no descriptor"),
-        (Some(&[immutable.as_fd()]), "the descriptor was refused: "),
+        (
+            Some(&[immutable.as_fd()]),
+            "refused \"immutable\": the file lacks the seals future_write",
+        ),
         (Some(&[other.file().as_fd()]), "the file was not made by a publisher"),
     ] {
         let complaint = format!("dashboard: {}: {complaint}", socket.0.display());

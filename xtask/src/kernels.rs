@@ -109,7 +109,7 @@ const CONFIGURATIONS: &[Configuration] = &[
 ];
 
 /// Test binaries for which the kernel makes no difference, or the machine is too slow.
-const LEFT_OUT: &[&str] = &["examples", "latest_model", "types_promises"];
+const LEFT_OUT: &[&str] = &["examples", "latest_model", "sandbox_denials", "types_*"];
 
 /// Examples that run where all tests run, with their arguments.
 const EXAMPLES: &[(&str, &str)] = &[("quickstart", "/init"), ("frames", "--frames 200")];

@@ -348,7 +348,7 @@ impl Job {
         let sys = copy.join("src/sys.rs");
         self.sh.write_file(&sys, self.sh.read_file(&sys)? + UNGUARDED)?;
         let manifest = copy.join("Cargo.toml");
-        errors(self.check(&["--lib", "--manifest-path"]).arg(manifest))
+        errors(self.check(&["--lib"]).arg("--manifest-path").arg(manifest))
     }
 
     /// Linked statically, so that no C library is needed at run time.

@@ -1,0 +1,320 @@
+//! `copy_of` and `receive_or_copy` of a file that another process serves through FUSE, with errors as
+//! that process likes. The server is a process of its own because nobody would answer the last
+//! requests of one that is killed while it reads its own file.
+#![cfg(all(target_os = "linux", target_endian = "little"))]
+#![allow(unsafe_code, reason = "a mount namespace, and signals")]
+
+mod support;
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use sealed_mmap::socket::{recv_fd, send_fds};
+use sealed_mmap::{Refusal, SealPolicy, SealedFile};
+use support::process::{ENTRY, Peer, Role, role};
+
+const LEN: u32 = 1 << 20;
+
+fn byte_at(offset: u64) -> u8 {
+    (offset % 251) as u8
+}
+
+/// Answers what is asked about the file, which is all that this file system has. `fail` is asked
+/// what is wrong with reading at an offset.
+fn serve(mut device: &File, mut fail: impl FnMut(u64) -> Result<(), Errno>) -> io::Result<()> {
+    const GETATTR: u32 = 3;
+    const OPEN: u32 = 14;
+    const READ: u32 = 15;
+    const INIT: u32 = 26;
+    /// So that each read is asked for as it is made, and nothing in advance.
+    const DIRECT_IO: u32 = 1;
+
+    let mut request = vec![0; 1 << 16];
+    loop {
+        let _ = device.read(&mut request)?;
+        let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
+        let answer = match word(4) {
+            // Version 7.31, and writes of a page, of which none comes.
+            INIT => Ok(with(64, &[(0, 7), (4, 31), (20, 4096)])),
+            // The length at 8 and the mode at 60 of the attributes, which are not to be kept.
+            GETATTR => Ok(with(16 + 88, &[(16 + 8, LEN), (16 + 60, 0o100_444), (16 + 64, 1)])),
+            OPEN => Ok(with(16, &[(8, DIRECT_IO)])),
+            READ => {
+                let start = u64::from(word(48));
+                let end = u64::from(LEN).min(start + u64::from(word(56)));
+                fail(start).map(|()| (start..end).map(byte_at).collect())
+            }
+            _ => Err(Errno::NOSYS),
+        };
+        let errno = answer.as_ref().err().map_or(0, |errno| -errno.raw_os_error());
+        let answer = answer.unwrap_or_default();
+        let len = 16 + answer.len() as u32;
+        let head = [&len.to_ne_bytes(), &errno.to_ne_bytes(), &request[8..16]].concat();
+        // Some requests want no answer, and some are interrupted.
+        let _ = device.write(&[head, answer].concat());
+    }
+}
+
+/// A structure of this length that is zero but for some words.
+fn with(len: usize, words: &[(usize, u32)]) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    for (at, word) in words {
+        bytes[*at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+/// Mounts the file where nobody else sees it.
+fn mounted(at: &Path) -> io::Result<File> {
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    // SAFETY: nobody in this process relies on seeing the mounts of others.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    File::create(at)?;
+    let number = device.as_raw_fd();
+    let options = format!("fd={number},rootmode=100444,user_id=0,group_id=0");
+    let options = CString::new(options).unwrap();
+    let done = mount("moody", at, "fuse", MountFlags::empty(), options.as_c_str());
+    if done.is_err() {
+        fs::remove_file(at)?;
+    }
+    done?;
+    Ok(device)
+}
+
+/// What the file does, in the words of a role.
+#[derive(Clone, Copy)]
+enum Mood {
+    AlwaysInterrupted,
+    InterruptedTwiceOfThree,
+    Slow,
+    /// The second half cannot be read at first, but can after so many failures.
+    BrokenAtFirst(Errno, u32),
+}
+
+impl Mood {
+    fn role(self) -> String {
+        match self {
+            Self::AlwaysInterrupted => "always interrupted".into(),
+            Self::InterruptedTwiceOfThree => "interrupted twice of three".into(),
+            Self::Slow => "slow".into(),
+            Self::BrokenAtFirst(errno, times) => format!("{} {times}", errno.raw_os_error()),
+        }
+    }
+
+    fn of_role(role: &str) -> Self {
+        match role {
+            "always interrupted" => Self::AlwaysInterrupted,
+            "interrupted twice of three" => Self::InterruptedTwiceOfThree,
+            "slow" => Self::Slow,
+            broken => {
+                let (errno, times) = broken.split_once(' ').unwrap();
+                let errno = Errno::from_raw_os_error(errno.parse().unwrap());
+                Self::BrokenAtFirst(errno, times.parse().unwrap())
+            }
+        }
+    }
+
+    /// What reading at `offset` fails with, after `reads` reads of which `failures` have failed.
+    fn answer(self, offset: u64, reads: u32, failures: u32) -> Result<(), Errno> {
+        match self {
+            Self::AlwaysInterrupted => Err(Errno::INTR),
+            Self::InterruptedTwiceOfThree if reads % 3 < 2 => Err(Errno::INTR),
+            Self::BrokenAtFirst(errno, times)
+                if offset >= u64::from(LEN / 2) && failures < times =>
+            {
+                Err(errno)
+            }
+            Self::Slow => {
+                thread::sleep(Duration::from_millis(20));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Not a promise: what [`Peer::start`] starts, with the socket to send the file to. Says how often
+/// reading has failed whenever it is asked.
+#[test]
+fn role_of_another_process() {
+    let Some(Role { name, fd: socket, mut parent }) = role() else { return };
+    let mood = Mood::of_role(&name);
+    let at = std::env::temp_dir().join(format!("sealed-mmap-moody-{}", std::process::id()));
+    let device = match mounted(&at) {
+        Ok(device) => device,
+        Err(error) => return parent.tell(error.raw_os_error().unwrap()),
+    };
+    let (mut reads, failures) = (0, AtomicU32::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = File::open(&at).unwrap();
+            unmount(&at, UnmountFlags::DETACH).unwrap();
+            fs::remove_file(&at).unwrap();
+            send_fds(&socket, b"file", &[file.as_fd()]).unwrap();
+            drop(file);
+            parent.tell("serving");
+            while !parent.hear().is_empty() {
+                parent.tell(failures.load(Ordering::Relaxed));
+            }
+        });
+        // Ends with an error when everybody has closed the file.
+        let _ = serve(&device, |offset| {
+            let answer = mood.answer(offset, reads, failures.load(Ordering::Relaxed));
+            reads += 1;
+            failures.fetch_add(answer.is_err().into(), Ordering::Relaxed);
+            answer
+        });
+    });
+}
+
+/// A file of [`LEN`] bytes and its server; `None`, with a word on it, where there is no FUSE for this
+/// user.
+fn moody_file(mood: Mood) -> Option<(File, Peer)> {
+    let (socket, theirs) = UnixDatagram::pair().unwrap();
+    let mut peer = Peer::start(ENTRY, &mood.role(), theirs);
+    match peer.channel.hear().as_str() {
+        "serving" => {
+            let file = recv_fd(&socket, &mut [0; 4]).unwrap().1.unwrap();
+            Some((file.into(), peer))
+        }
+        answer => {
+            let errno = Errno::from_raw_os_error(answer.parse().expect(answer));
+            let known = [Errno::ACCESS, Errno::PERM, Errno::NOENT, Errno::NODEV, Errno::NXIO];
+            assert!(known.contains(&errno), "{errno}");
+            eprintln!("not tested, there is no FUSE for this user here: {errno}");
+            None
+        }
+    }
+}
+
+/// How often reading the file has failed.
+fn failures(server: &mut Peer) -> u32 {
+    server.channel.ask("how often?").parse().unwrap()
+}
+
+/// Runs this in another thread, which is left behind if it does not end.
+#[track_caller]
+fn ends<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = mpsc::channel();
+    thread::spawn(move || {
+        // Nobody listens after a failure.
+        let _ = done.send(run());
+    });
+    result.recv_timeout(Duration::from_secs(60)).expect("it never ends, or panicked")
+}
+
+#[track_caller]
+fn is_whole(copy: &SealedFile) {
+    let map = copy.map_read_only().unwrap();
+    assert_eq!(map.len(), LEN as usize);
+    assert!(map.iter().zip(0..).all(|(byte, offset)| *byte == byte_at(offset)));
+}
+
+#[test]
+fn a_file_that_is_always_interrupted_ends_the_copy() {
+    let Some((file, mut server)) = moody_file(Mood::AlwaysInterrupted) else { return };
+    let source = file.try_clone().unwrap();
+    let error = ends(move || SealedFile::copy_of("copy", source, u64::MAX)).unwrap_err();
+    assert_eq!(Errno::from_io_error(&error), Some(Errno::INTR));
+    let tries = failures(&mut server);
+    assert!((2..=10_000).contains(&tries), "it was tried {tries} times");
+
+    let receive = || SealedFile::receive_or_copy(file, &SealPolicy::new(), u64::MAX);
+    let (refusal, _) = ends(receive).unwrap_err().into_parts();
+    let Refusal::Io(error) = refusal else { panic!("{refusal:?}") };
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
+}
+
+#[test]
+fn a_file_that_is_interrupted_now_and_then_is_copied() {
+    let Some((file, mut server)) = moody_file(Mood::InterruptedTwiceOfThree) else { return };
+    is_whole(&ends(move || SealedFile::copy_of("copy", file, LEN.into())).unwrap());
+    assert_ne!(failures(&mut server), 0);
+}
+
+/// How many failures it takes until sendfile(2) has returned one. Others only cut a call short.
+fn failures_of_sendfile(errno: Errno) -> Option<u32> {
+    let (file, mut server) = moody_file(Mood::BrokenAtFirst(errno, u32::MAX))?;
+    // The kernel does not know the length before somebody asks for it.
+    assert_eq!(file.metadata().unwrap().len(), LEN.into());
+    let target = SealedFile::create("target").unwrap().into_file();
+    let mut copied = 0;
+    let result = loop {
+        match rustix::fs::sendfile(&target, &file, Some(&mut copied), LEN as usize) {
+            Ok(count) if count > 0 => {}
+            end => break end,
+        }
+    };
+    assert_eq!((result, copied), (Err(errno), u64::from(LEN / 2)));
+    Some(failures(&mut server))
+}
+
+#[test]
+fn a_sendfile_that_fails_midway_goes_on_by_reading() {
+    for errno in [Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::OPNOTSUPP] {
+        let Some(times) = failures_of_sendfile(errno) else { return };
+        let mood = Mood::BrokenAtFirst(errno, times);
+        let (file, mut server) = moody_file(mood).unwrap();
+        is_whole(&ends(move || SealedFile::copy_of("copy", file, LEN.into())).unwrap());
+        assert_eq!(failures(&mut server), times);
+
+        let (file, _server) = moody_file(mood).unwrap();
+        let policy = SealPolicy::new();
+        is_whole(&ends(move || SealedFile::receive_or_copy(file, &policy, LEN.into())).unwrap());
+    }
+}
+
+#[test]
+fn an_error_of_the_data_midway_ends_the_copy() {
+    for errno in [Errno::IO, Errno::NOSPC, Errno::NOMEM, Errno::DQUOT] {
+        let Some(times) = failures_of_sendfile(errno) else { return };
+        let (file, mut server) = moody_file(Mood::BrokenAtFirst(errno, times)).unwrap();
+        let error = ends(move || SealedFile::copy_of("copy", file, LEN.into())).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(errno));
+        assert_eq!(failures(&mut server), times, "reading would have succeeded");
+    }
+}
+
+#[test]
+fn no_signal_ends_the_copy_of_a_slow_file() {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+
+    let Some((file, _server)) = moody_file(Mood::Slow) else { return };
+    // SAFETY: all zeros are a valid `sigaction`, one without SA_RESTART.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as *const () as usize;
+    // SAFETY: `action` is a valid handler, which does nothing.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()) }, 0);
+    let copy = ends(move || {
+        // SAFETY: has no precondition.
+        let this_thread = unsafe { libc::pthread_self() } as usize;
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(1));
+                    // SAFETY: the thread waits for this scope to end.
+                    unsafe { libc::pthread_kill(this_thread as libc::pthread_t, libc::SIGUSR1) };
+                }
+            });
+            let copy = SealedFile::copy_of("copy", &file, LEN.into());
+            done.store(true, Ordering::Relaxed);
+            copy
+        })
+    });
+    is_whole(&copy.unwrap());
+}
