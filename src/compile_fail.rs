@@ -209,4 +209,7 @@ refused! {
     no_other_type_is_a_changing_state:
         "enum Mine {} trait Local {}", "E0277" "impl Changing for Mine {}",
         instead "impl Local for Mine {}";
+    a_sender_is_not_made_up:
+        "", "E0639" "let root = socket::Credentials { pid: None, uid: 0, gid: 0 };",
+        instead "let nobody: Option<socket::Credentials> = None;";
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "a draft is made of a file that has just been created")]
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -33,7 +34,9 @@ use crate::sys;
 pub struct CreateOptions {
     executable: bool,
     mode: Option<u32>,
+    exec_seal: bool,
     allow_sealing: bool,
+    final_seals: bool,
     huge_pages: HugePages,
 }
 
@@ -47,7 +50,14 @@ impl CreateOptions {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub const fn new() -> Self {
-        Self { executable: false, mode: None, allow_sealing: true, huge_pages: HugePages::None }
+        Self {
+            executable: false,
+            mode: None,
+            exec_seal: true,
+            allow_sealing: true,
+            final_seals: false,
+            huge_pages: HugePages::None,
+        }
     }
 
     /// Whether the file may be executed, with [`command`](SealedFile::command), as `/proc/self/fd/N`, or
@@ -111,6 +121,38 @@ impl CreateOptions {
         self
     }
 
+    /// Whether a file that is not executable carries [`Seals::EXEC`], where the kernel has that seal.
+    /// Default: yes.
+    ///
+    /// With `false` only the mode bits say that the file is not executable. That is for peers that compare
+    /// the seals of a file with a fixed set: unpatched versions of `systemd-journald` before 254 require
+    /// exactly `shrink|grow|write|seal`, and take every other file for one that is not sealed.
+    ///
+    /// An [executable](Self::executable) file and the file of a [`Producer`](crate::Producer) never carry
+    /// the seal, whatever this says.
+    ///
+    /// # Platform-specific
+    ///
+    /// Under `vm.memfd_noexec=2` the kernel puts the seal on every file, and creating one without it fails
+    /// with `Unsupported`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use sealed_mmap::{CreateOptions, Seals};
+    ///
+    /// let record = CreateOptions::new().exec_seal(false).from_bytes("record", b"MESSAGE=hello\n");
+    /// # let Ok(record) = record else { return Ok(()) }; // vm.memfd_noexec=2
+    /// let expected = Seals::SHRINK | Seals::GROW | Seals::WRITE | Seals::SEAL;
+    /// assert_eq!(record.get_seals()?, expected);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias = "MFD_NOEXEC_SEAL")]
+    pub const fn exec_seal(mut self, exec_seal: bool) -> Self {
+        self.exec_seal = exec_seal;
+        self
+    }
+
     /// Whether seals can be added to the file. Default: yes.
     ///
     /// With `false`, the file carries [`Seals::SEAL`] from the start and can never leave the state
@@ -128,6 +170,32 @@ impl CreateOptions {
     #[doc(alias = "MFD_ALLOW_SEALING")]
     pub const fn allow_sealing(mut self, allow_sealing: bool) -> Self {
         self.allow_sealing = allow_sealing;
+        self
+    }
+
+    /// Whether the file of a [`Producer`](crate::Producer) carries [`Seals::SEAL`] from the start.
+    /// Default: no.
+    ///
+    /// With `true` nobody can add a seal, and so the file can never be
+    /// [finished](crate::Producer::finish). That is for readers that require `SEAL` beside
+    /// [`Seals::FUTURE_WRITE`], and it keeps every other process from adding seals to the file. Files that
+    /// are sealed from drafts always carry the seal.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
+    /// use sealed_mmap::{CreateOptions, SealFailure, Seals};
+    ///
+    /// let counters = CreateOptions::new().final_seals(true).create_producer("counters", 4096)?;
+    /// assert!(counters.file().get_seals()?.contains(Seals::FUTURE_WRITE | Seals::SEAL));
+    ///
+    /// let error = counters.finish().unwrap_err();
+    /// assert_eq!(error.reason(), SealFailure::NotAllowed);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub const fn final_seals(mut self, final_seals: bool) -> Self {
+        self.final_seals = final_seals;
         self
     }
 
@@ -160,7 +228,8 @@ impl CreateOptions {
     ///
     /// * `InvalidInput`: the name has a NUL byte or is longer than 249 bytes, or the
     ///   [mode](Self::mode) is none for such a file.
-    /// * `Unsupported`: the kernel has no hugetlb pages of the requested size.
+    /// * `Unsupported`: the kernel has no hugetlb pages of the requested size; or a file without
+    ///   [`Seals::EXEC`] under `vm.memfd_noexec=2`.
     /// * `EACCES`: an executable file under `vm.memfd_noexec=2`.
     /// * `EMFILE`, `ENFILE`, `ENOMEM`: no descriptor or memory left.
     ///
@@ -219,9 +288,8 @@ impl CreateOptions {
         Err(io::Error::new(io::ErrorKind::InvalidInput, message))
     }
 
-    pub(crate) fn with_default_mode(mut self) -> Self {
-        self.mode = None;
-        self
+    pub(crate) fn has_final_seals(&self) -> bool {
+        self.final_seals
     }
 
     fn create_named(&self, name: &[u8]) -> io::Result<SealedFile<Unsealed>> {
@@ -235,13 +303,18 @@ impl CreateOptions {
             return invalid("the name of a memfd cannot be longer than 249 bytes");
         }
         let mode = self.checked_mode()?;
+        let with_exec_seal = self.exec_seal && !self.executable;
         let memfd = sys::Memfd {
-            executable: self.executable,
+            executable: !with_exec_seal,
             allow_sealing: self.allow_sealing,
             huge_pages: self.huge_pages,
         };
-        let file = memfd.create(name)?;
-        if let Some(mode) = mode {
+        let (file, default_mode) = if with_exec_seal || self.executable {
+            (memfd.create(name)?, None)
+        } else {
+            (create_without_exec_seal(&memfd, name)?, Some(0o666))
+        };
+        if let Some(mode) = mode.or(default_mode) {
             sys::set_mode(file.as_fd(), mode)?;
         }
         // A file that is created not executable is sealable whatever the flags say.
@@ -353,6 +426,35 @@ impl CreateOptions {
         Ok(file.seal_with_len(len)?)
     }
 }
+
+/// Creates a file that only its mode, which is up to the caller, will keep from being executed.
+fn create_without_exec_seal(memfd: &sys::Memfd, name: &[u8]) -> io::Result<File> {
+    let always_exec_sealed = || {
+        let message = "a file without F_SEAL_EXEC cannot be created: the sysctl vm.memfd_noexec=2 \
+                       puts that seal on every file";
+        io::Error::new(io::ErrorKind::Unsupported, message)
+    };
+    let file = match memfd.create(name) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
+            return Err(always_exec_sealed());
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(io::Error::new(error.kind(), DeniedExec(error)));
+        }
+        done => done?,
+    };
+    if sys::get_seals(file.as_fd())?.contains(Seals::EXEC) {
+        return Err(always_exec_sealed());
+    }
+    Ok(file)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a file without F_SEAL_EXEC has to be created with MFD_EXEC; a sandbox that allows only \
+     MFD_NOEXEC_SEAL denies that"
+)]
+struct DeniedExec(#[source] io::Error);
 
 /// Writes at an explicit offset, so that the file's own offset stays 0: a child that gets the file as
 /// standard input reads from the beginning.

@@ -192,8 +192,7 @@ impl<S: Sealed> SealedFile<S> {
         Ok(unsafe { Self::sealed(same_file, self.known_extent()) })
     }
 
-    /// Reopens the file as a description of its own: read-only, with its offset at 0, and `O_NONBLOCK`,
-    /// which has no effect on such a file.
+    /// Reopens the file as a description of its own: read-only, with its offset at 0.
     ///
     /// # Errors
     ///
@@ -220,6 +219,7 @@ impl<S: Sealed> SealedFile<S> {
     /// ```
     pub fn reopen(&self) -> io::Result<Self> {
         let same_file = sys::reopen(self.as_fd(), false)?;
+        sys::clear_nonblocking(same_file.as_fd())?;
         // SAFETY: as in `try_clone`; `sys::reopen` has compared device and inode.
         Ok(unsafe { Self::sealed(same_file.into(), self.known_extent()) })
     }

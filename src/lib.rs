@@ -36,9 +36,13 @@
 //! | share bytes that I have | [`SealedFile::from_bytes`] |
 //! | make shared bytes | [`SealedFile::build`]; in place: [`create`](SealedFile::create), [`map_mut`](SealedFile::map_mut), [`seal_read_only`](SealedFile::seal_read_only) |
 //! | share what a file, pipe or socket holds | [`SealedFile::copy_of`] |
-//! | have the file filled by a program without this crate | [`into_file`](SealedFile::into_file), then [`adopt_read_only`](SealedFile::adopt_read_only) |
+//! | have a child, a C library or a GPU fill the file, and then seal it | [`into_file`](SealedFile::into_file), then [`adopt_read_only`](SealedFile::adopt_read_only) |
+//! | have just a memfd, which is never sealed | [`create`](SealedFile::create), [`into_file`](SealedFile::into_file); so that nobody else seals it: [`allow_sealing(false)`](CreateOptions::allow_sealing) |
 //! | choose huge pages, or an executable file | [`CreateOptions`] |
+//! | please a peer that compares seals with a fixed set | [`exec_seal(false)`](CreateOptions::exec_seal), [`final_seals(true)`](CreateOptions::final_seals) |
 //! | send and receive descriptors | [`socket`] |
+//! | send a file to a socket by its address, as to `systemd-journald` | [`socket::send_fds_to`] |
+//! | know who sent a file | [`socket::recv_fds_with_credentials`] |
 //! | receive an immutable file from a peer | [`SealedFile::receive_read_only`] with [`SealPolicy::untrusted`] |
 //! | receive a file and seal it myself | [`SealedFile::adopt_read_only`] |
 //! | accept any file, copying it if it is not sealed | [`SealedFile::receive_or_copy`] |

@@ -6,8 +6,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
-use rustix::io::Errno;
-
 use crate::create::CreateOptions;
 use crate::file::draft::SealError;
 use crate::file::sealed::SealedFile;
@@ -58,15 +56,6 @@ impl CreateOptions {
         len: u64,
         fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<Producer> {
-        let mut file = self.create_without_exec_seal(name)?;
-        // A map of its own, so that no slice is left when the file is sealed and shared.
-        fill(&mut file.map_mut_with_len(len)?)?;
-        Producer::new(file)
-    }
-
-    /// Creates a file that nobody can execute or open for writing, by its mode and not by a seal: `EXEC`
-    /// beside `FUTURE_WRITE` would make `WRITE` untrustworthy ([`sealing::write_seal_is_enforced`]).
-    fn create_without_exec_seal(&self, name: &str) -> io::Result<SealedFile<Unsealed>> {
         if self.is_executable() {
             let message = "a live file cannot be executable";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -76,34 +65,14 @@ impl CreateOptions {
             let message = format!("the mode {mode:#o} has write bits, which a live file never has");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let always_exec_sealed = || {
-            let message = "a live file must not carry F_SEAL_EXEC, which the sysctl \
-                           vm.memfd_noexec=2 puts on every file";
-            io::Error::new(io::ErrorKind::Unsupported, message)
-        };
-        let file = match self.executable(true).with_default_mode().create(name) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
-                return Err(always_exec_sealed());
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(io::Error::new(error.kind(), DeniedExec(error)));
-            }
-            done => done?,
-        };
-        if file.get_seals()?.contains(Seals::EXEC) {
-            return Err(always_exec_sealed());
-        }
-        sys::set_mode(file.file().as_fd(), mode)?;
-        Ok(file)
+        // `EXEC` beside `FUTURE_WRITE` would make `WRITE` untrustworthy
+        // (`sealing::write_seal_is_enforced`).
+        let mut file = self.exec_seal(false).mode(mode.into()).create(name)?;
+        // A map of its own, so that no slice is left when the file is sealed and shared.
+        fill(&mut file.map_mut_with_len(len)?)?;
+        Producer::new(file, self.has_final_seals())
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a live file must not carry F_SEAL_EXEC, so it has to be created with MFD_EXEC; a sandbox that \
-     allows only MFD_NOEXEC_SEAL denies that"
-)]
-struct DeniedExec(#[source] io::Error);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)")]
@@ -136,7 +105,8 @@ struct NoFutureWrite(#[source] io::Error);
 ///   Another user, with the descriptor from [`file`](Self::file), can add no seal and open no writable
 ///   descriptor, because the file's mode is `0444`. The same user can change the mode back and open the
 ///   file for writing, and root can do so without changing the mode. Even then they can only add seals,
-///   and write nothing. And any reader can pin pages (`EBUSY`), for as long as it likes.
+///   and write nothing; [`final_seals`](CreateOptions::final_seals) keeps them from that, for a file that
+///   is never to be finished. And any reader can pin pages (`EBUSY`), for as long as it likes.
 /// * That nobody else writes, on a kernel that lets udmabuf write: see
 ///   [Known holes in kernels](crate::soundness#known-holes-in-kernels).
 /// * That a reader sees every value: values that are overwritten are gone.
@@ -239,14 +209,15 @@ impl Producer {
 
     /// Maps a draft, whose memory is reserved and which is not mapped, and seals it against every other
     /// writer. The file's mode allows nobody to open it for writing.
-    fn new(draft: SealedFile<Unsealed>) -> io::Result<Self> {
+    fn new(draft: SealedFile<Unsealed>, has_final_seals: bool) -> io::Result<Self> {
         let file = draft.into_inner();
         let extent = sys::extent(file.as_fd(), &sys::stat(file.as_fd())?)?;
         // Has to be there before the seal that allows no more of it.
         // SAFETY: nobody else has the file, so it stays as long as it is until it carries SHRINK; where
         // it does not come to that, the mapping is dropped here.
         let map = unsafe { Mapping::writable(&file, extent) }?;
-        let seals = Seals::FUTURE_WRITE | Seals::SHRINK | Seals::GROW;
+        let mut seals = Seals::FUTURE_WRITE | Seals::SHRINK | Seals::GROW;
+        seals.set(Seals::SEAL, has_final_seals);
         sealing::add_and_confirm(file.as_fd(), seals).map_err(|(reason, error)| match reason {
             SealFailure::Unsupported => {
                 io::Error::new(io::ErrorKind::Unsupported, NoFutureWrite(error))
@@ -431,7 +402,8 @@ impl Producer {
     /// * [`WritableMapping`](SealFailure::WritableMapping) (`EBUSY`): a child that was forked while
     ///   the producer was being created still runs, or, on kernels before 6.7 and its backports, somebody
     ///   maps the file through a writable descriptor.
-    /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): somebody has added [`Seals::SEAL`], see
+    /// * [`NotAllowed`](SealFailure::NotAllowed) (`EPERM`): the file has [final
+    ///   seals](CreateOptions::final_seals), or somebody has added [`Seals::SEAL`], see
     ///   [Not guaranteed](#not-guaranteed). No retry helps.
     /// * [`UntrustedWriteSeal`](SealFailure::UntrustedWriteSeal): somebody has added [`Seals::EXEC`],
     ///   and this kernel does not enforce a write seal beside it. No retry helps.

@@ -42,9 +42,10 @@
 //! never removed, and that path sets all of them at once, so WRITE can be trusted where EXEC or
 //! FUTURE_WRITE is absent. Where both are present, WRITE is trusted only on a kernel that has been
 //! seen to refuse: the crate tries it once, on a file of its own, and caches the answer. Otherwise
-//! the file is refused as [`UntrustedWriteSeal`]. Files made by this crate never look like that:
-//! they are created non-executable, which sets EXEC but never FUTURE_WRITE, and `F_SEAL_SEAL`
-//! closes them to further seals.
+//! the file is refused as [`UntrustedWriteSeal`]. Files made by this crate never look like that.
+//! Drafts never get FUTURE_WRITE, whether they carry EXEC or not
+//! ([`exec_seal`](crate::CreateOptions::exec_seal)), live files are made without EXEC, and
+//! `F_SEAL_SEAL` closes immutable files to further seals.
 //!
 //! **Kernels before 4.20 let `userfaultfd(2)` fill holes of a sealed file** (CVE-2018-18397). The
 //! claim is made for Linux 5.4 and later, for live files from 5.4.4 on.

@@ -400,6 +400,13 @@ pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd
     Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }
 
+/// Lets the description wait again, which [`reopen`] has opened so that opening did not.
+pub(crate) fn clear_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // Of what F_SETFL sets, it has nothing else.
+    rustix::fs::fcntl_setfl(fd, OFlags::empty())
+        .map_err(while_doing("clear O_NONBLOCK of the new description (F_SETFL)"))
+}
+
 /// The name of the file, or its path, for messages.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<String> {
@@ -418,13 +425,10 @@ pub(crate) fn name(_fd: BorrowedFd<'_>) -> Option<String> {
 /// that the namespace does not map. See user_namespaces(7), "Unmapped user and group IDs".
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn is_one_user(uid: u32) -> bool {
-    const DEFAULT_OVERFLOW_UID: u32 = 65534;
     /// All but -1, which is no user.
     const ALL_USERS: u64 = u32::MAX as u64;
 
-    let overflow_uid = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
-    let overflow_uid = overflow_uid.ok().and_then(|uid| uid.trim().parse().ok());
-    if uid != overflow_uid.unwrap_or(DEFAULT_OVERFLOW_UID) {
+    if uid != overflow_id("/proc/sys/kernel/overflowuid") {
         return true;
     }
     // A line is an extent: first id here, first id outside, how many.
@@ -436,6 +440,20 @@ pub(crate) fn is_one_user(uid: u32) -> bool {
 #[cfg(target_os = "freebsd")]
 pub(crate) fn is_one_user(_uid: u32) -> bool {
     true
+}
+
+/// Whether these are the ids with which the kernel says that it does not know who somebody is.
+pub(crate) fn is_nobody(uid: u32, gid: u32) -> bool {
+    uid == overflow_id("/proc/sys/kernel/overflowuid")
+        && gid == overflow_id("/proc/sys/kernel/overflowgid")
+}
+
+/// The user or group id that stands for all that cannot be named, of which this is the setting.
+fn overflow_id(setting: &str) -> u32 {
+    const DEFAULT: u32 = 65534;
+
+    let id = std::fs::read_to_string(setting).ok().and_then(|id| id.trim().parse().ok());
+    id.unwrap_or(DEFAULT)
 }
 
 /// Copies up to `count` bytes from `offset` of one file to where the other one's offset is, inside

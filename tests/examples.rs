@@ -5,6 +5,8 @@
 mod dashboard;
 #[path = "examples/frames.rs"]
 mod frames;
+#[path = "examples/journal.rs"]
+mod journal;
 #[path = "examples/quickstart.rs"]
 mod quickstart;
 #[path = "examples/self_copy.rs"]
@@ -312,6 +314,7 @@ fn an_empty_argument_is_no_file() {
         ("frames", &[""]),
         ("dashboard", &["publish", ""]),
         ("self-copy", &[""]),
+        ("journal", &["send", ""]),
     ] {
         let Some(mut example) = example(name) else { return };
         fails(example.args(arguments), b"", "unexpected argument \"\"");
@@ -320,7 +323,7 @@ fn an_empty_argument_is_no_file() {
 
 #[test]
 fn help_is_not_an_error() {
-    for name in ["quickstart", "frames", "dashboard", "self-copy"] {
+    for name in ["quickstart", "frames", "dashboard", "self-copy", "journal"] {
         for flag in ["--help", "-h"] {
             let Some(mut example) = example(name) else { return };
             let usage = format!("usage: {name} ");

@@ -100,7 +100,9 @@ fn the_seals_are_the_promised_ones_and_leave_room_for_finishing() {
 fn what_is_shared_can_only_read() {
     let Some(producer) = full_of_a() else { return };
     let file = shared_file(&producer);
-    assert_eq!(fcntl_getfl(&file).unwrap() & OFlags::RWMODE, OFlags::RDONLY);
+    let flags = fcntl_getfl(&file).unwrap();
+    assert_eq!(flags & OFlags::RWMODE, OFlags::RDONLY);
+    assert!(!flags.contains(OFlags::NONBLOCK), "{flags:?}");
     assert_eq!(mode(&file), 0o444);
     fails_with("write(2)", file.write_at(b"!", 0), Errno::BADF);
     fails_with("a writable mapping", map_shared(&file), Errno::ACCESS);

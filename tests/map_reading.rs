@@ -248,7 +248,9 @@ fn reopen_gives_the_same_file_an_offset_and_no_way_to_write() {
     assert_eq!(again.map_read_only().unwrap()[..], pattern(100));
     assert_eq!(again.get_seals().unwrap(), file.get_seals().unwrap());
 
-    assert_eq!(fcntl_getfl(&again).unwrap() & OFlags::RWMODE, OFlags::RDONLY);
+    let flags = fcntl_getfl(&again).unwrap();
+    assert_eq!(flags & OFlags::RWMODE, OFlags::RDONLY);
+    assert!(!flags.contains(OFlags::NONBLOCK), "{flags:?}");
     assert_eq!(fcntl_getfl(&file).unwrap() & OFlags::RWMODE, OFlags::RDWR);
     assert!(fcntl_getfd(&again).unwrap().contains(FdFlags::CLOEXEC));
     assert_eq!(errno(again.write_at(b"x", 0)), Err(Errno::BADF));

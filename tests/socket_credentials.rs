@@ -8,6 +8,8 @@ use std::ffi::c_int;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,9 +18,11 @@ use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getgid, getrlimit, getuid, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use sealed_mmap::socket::{MAX_FDS, recv_fd, recv_fds, send_fds};
+use sealed_mmap::socket::{
+    Credentials, MAX_FDS, pass_credentials, recv_fd, recv_fds, recv_fds_with_credentials, send_fds,
+};
 
 const KINDS: [SocketType; 3] = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
 /// `SCM_PIDFD` of `<linux/socket.h>`.
@@ -188,6 +192,10 @@ fn credentials_from_another_pid_namespace_are_skipped() {
         assert_eq!(raw.credentials.unwrap().pid, 0, "nobody here has the sender's number");
         let (len, fd) = recv_fd(&socket, &mut [0; 10]).unwrap();
         assert_eq!((len, fd.map(number_of)), (6, Some(7)));
+        // Who it is, is known all the same.
+        let (len, sender) = recv_from(&socket);
+        let sender = sender.unwrap();
+        assert_eq!((len, sender.pid, sender.uid), (5, None, getuid().as_raw()));
         return;
     }
     let _alone = alone();
@@ -196,6 +204,7 @@ fn credentials_from_another_pid_namespace_are_skipped() {
         set_socket_passcred(&theirs, true).unwrap();
         send_fds(&ours, b"raw", &[numbered(7).as_fd()]).unwrap();
         send_fds(&ours, b"cooked", &[numbered(7).as_fd()]).unwrap();
+        send_fds(&ours, b"asked", &[numbered(7).as_fd()]).unwrap();
         // Only children of this thread are in the new namespace.
         let receiver = thread::spawn(move || {
             // SAFETY: no descriptor is unshared.
@@ -273,6 +282,259 @@ fn a_refused_message_leaves_no_process_descriptor() {
             assert_eq!(Errno::from_io_error(&error), Some(Errno::MSGSIZE));
             assert_eq!(open_descriptors(), before);
         }
+    }
+}
+
+/// Receives one file, which `numbered(7)` has made, and its sender.
+#[track_caller]
+fn recv_from(socket: impl AsFd) -> (usize, Option<Credentials>) {
+    let mut fds = Vec::new();
+    let (len, sender) = recv_fds_with_credentials(socket, &mut [0; 10], &mut fds).unwrap();
+    assert_eq!(fds.into_iter().map(number_of).collect::<Vec<_>>(), [7]);
+    (len, sender)
+}
+
+#[track_caller]
+fn assert_is_us(sender: Option<Credentials>) {
+    let sender = sender.unwrap();
+    let us = (Some(std::process::id()), getuid().as_raw(), getgid().as_raw());
+    assert_eq!((sender.pid, sender.uid, sender.gid), us);
+}
+
+#[test]
+fn the_sender_is_named_where_the_receiver_asks_for_it() {
+    let _alone = alone();
+    for kind in KINDS {
+        let (ours, theirs) = pair(kind);
+        let send = || send_fds(&ours, b"x", &[numbered(7).as_fd()]).unwrap();
+        let before = open_descriptors();
+        send();
+        assert_eq!(recv_from(&theirs), (1, None), "it was not asked for");
+        pass_credentials(&theirs, true).unwrap();
+        for _ in 0..3 {
+            send();
+            let (len, sender) = recv_from(&theirs);
+            assert_eq!(len, 1);
+            assert_is_us(sender);
+        }
+        pass_credentials(&theirs, false).unwrap();
+        send();
+        assert_eq!(recv_from(&theirs), (1, None), "it is not asked for any more");
+        assert_eq!(open_descriptors(), before);
+    }
+}
+
+#[test]
+fn a_message_from_before_the_question_has_no_sender() {
+    let _alone = alone();
+    for kind in KINDS {
+        let (ours, theirs) = pair(kind);
+        for _ in 0..2 {
+            send_fds(&ours, b"early", &[numbered(7).as_fd()]).unwrap();
+        }
+        pass_credentials(&theirs, true).unwrap();
+        send_fds(&ours, b"late", &[numbered(7).as_fd()]).unwrap();
+        // Control: the kernel names somebody who is nobody.
+        let nobody = recv_raw(&theirs).credentials.unwrap();
+        let overflow = |id| {
+            let setting = fs::read_to_string(format!("/proc/sys/kernel/overflow{id}")).unwrap();
+            setting.trim().parse::<u32>().unwrap()
+        };
+        assert_eq!((nobody.pid, nobody.uid, nobody.gid), (0, overflow("uid"), overflow("gid")));
+        assert_eq!(recv_from(&theirs), (5, None));
+        assert_is_us(recv_from(&theirs).1);
+    }
+}
+
+#[test]
+fn an_empty_datagram_has_a_sender_and_the_end_has_none() {
+    let _alone = alone();
+    let (ours, theirs) = pair(SocketType::DGRAM);
+    pass_credentials(&theirs, true).unwrap();
+    send_fds(&ours, b"", &[numbered(7).as_fd()]).unwrap();
+    let (len, sender) = recv_from(&theirs);
+    assert_eq!(len, 0);
+    assert_is_us(sender);
+
+    for kind in [SocketType::STREAM, SocketType::SEQPACKET] {
+        let (ours, theirs) = pair(kind);
+        pass_credentials(&theirs, true).unwrap();
+        drop(ours);
+        // Control: the kernel says that root has sent the end of a stream.
+        match recv_raw(&theirs).credentials {
+            Some(raw) => assert_eq!((raw.pid, raw.uid, raw.gid), (0, 0, 0)),
+            None if kind == SocketType::SEQPACKET => {}
+            None => eprintln!("this kernel names nobody at the end of a stream"),
+        }
+        let end = recv_fds_with_credentials(&theirs, &mut [0; 10], &mut Vec::new()).unwrap();
+        assert_eq!(end, (0, None));
+    }
+}
+
+#[test]
+fn a_connection_asks_if_its_listener_does() {
+    let _alone = alone();
+    let name = format!("sealed-mmap-credentials-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    pass_credentials(&listener, true).unwrap();
+    let client = UnixStream::connect_addr(&address).unwrap();
+    send_fds(&client, b"before", &[numbered(7).as_fd()]).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    assert_is_us(recv_from(&server).1);
+}
+
+/// A message with these credentials, sent by hand.
+fn send_claiming(socket: impl AsFd, credentials: libc::ucred) -> io::Result<()> {
+    let (mut bytes, mut control) = (*b"claim", [0_u64; 8]);
+    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: every field is a number or a pointer, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    let len = size_of::<libc::ucred>() as u32;
+    // SAFETY: it calculates with its argument, and no more.
+    header.msg_controllen = unsafe { libc::CMSG_SPACE(len) } as _;
+    // SAFETY: the header has a buffer.
+    let message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: the buffer is aligned, zeroed, and has room for more than one message.
+    let message = unsafe { &mut *message };
+    message.cmsg_level = libc::SOL_SOCKET;
+    message.cmsg_type = libc::SCM_CREDENTIALS;
+    // SAFETY: it calculates with its argument, and no more.
+    message.cmsg_len = unsafe { libc::CMSG_LEN(len) } as _;
+    // SAFETY: the message lies in the buffer.
+    let data = unsafe { libc::CMSG_DATA(message) };
+    // SAFETY: there is room for credentials.
+    unsafe { data.cast::<libc::ucred>().write_unaligned(credentials) };
+    // SAFETY: the header points to buffers as long as it says.
+    let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, 0) };
+    if sent == 5 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs `f` on a thread that has become the user 65534 for good, unless this one may not.
+fn as_nobody(f: impl FnOnce() + Send + 'static) -> bool {
+    let became = thread::spawn(|| {
+        // By hand: libc's function would change every thread.
+        // SAFETY: the calls take numbers.
+        let group = unsafe { libc::syscall(libc::SYS_setresgid, 65534, 65534, 65534) };
+        // SAFETY: as above.
+        let user = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        if (group, user) != (0, 0) {
+            return false;
+        }
+        f();
+        true
+    });
+    became.join().unwrap()
+}
+
+#[test]
+fn who_lies_about_itself_is_refused_by_the_kernel() {
+    let _alone = alone();
+    for kind in KINDS {
+        let (ours, theirs) = pair(kind);
+        pass_credentials(&theirs, true).unwrap();
+        let as_root = ours.try_clone().unwrap();
+        let done = as_nobody(move || {
+            let pid = std::process::id() as libc::pid_t;
+            let truth = libc::ucred { pid, uid: 65534, gid: 65534 };
+            for lie in [
+                libc::ucred { pid: 1, ..truth },
+                libc::ucred { uid: 0, ..truth },
+                libc::ucred { gid: 0, ..truth },
+            ] {
+                let error = send_claiming(&ours, lie).unwrap_err();
+                assert_eq!(Errno::from_io_error(&error), Some(Errno::PERM));
+            }
+            send_claiming(&ours, truth).unwrap();
+        });
+        if !done {
+            return eprintln!("not tested, only root can become somebody else");
+        }
+        // The user that stands for all who are not known, and yet a process that is.
+        let (mut bytes, mut fds) = ([0; 10], Vec::new());
+        let received = recv_fds_with_credentials(&theirs, &mut bytes, &mut fds).unwrap();
+        let sender = received.1.unwrap();
+        let expected = (Some(std::process::id()), 65534, 65534);
+        assert_eq!((sender.pid, sender.uid, sender.gid), expected);
+
+        // Control: root may lie, as the documentation says.
+        send_claiming(&as_root, libc::ucred { pid: 1, uid: 1234, gid: 5678 }).unwrap();
+        let received = recv_fds_with_credentials(&theirs, &mut bytes, &mut fds).unwrap();
+        let sender = received.1.unwrap();
+        assert_eq!((sender.pid, sender.uid, sender.gid), (Some(1), 1234, 5678));
+    }
+}
+
+#[test]
+fn a_stream_mixes_no_bytes_of_two_senders() {
+    let _alone = alone();
+    let (ours, theirs) = pair(SocketType::STREAM);
+    pass_credentials(&theirs, true).unwrap();
+    send_fds(&ours, b"root", &[]).unwrap();
+    let others = ours.try_clone().unwrap();
+    let done = as_nobody(move || {
+        send_fds(&others, b"nobody", &[]).unwrap();
+    });
+    if !done {
+        return eprintln!("not tested, only root can become somebody else");
+    }
+    for (expected, uid) in [(&b"root"[..], getuid().as_raw()), (b"nobody", 65534)] {
+        let (mut bytes, mut fds) = ([0; 64], Vec::new());
+        let (len, sender) = recv_fds_with_credentials(&theirs, &mut bytes, &mut fds).unwrap();
+        assert_eq!((&bytes[..len], sender.unwrap().uid), (expected, uid));
+    }
+    // Control: without the question they come together.
+    pass_credentials(&theirs, false).unwrap();
+    let others = ours.try_clone().unwrap();
+    send_fds(&ours, b"root", &[]).unwrap();
+    as_nobody(move || {
+        send_fds(&others, b"nobody", &[]).unwrap();
+    });
+    assert_eq!(recv_fd(&theirs, &mut [0; 64]).unwrap().0, 10);
+}
+
+#[test]
+fn a_refused_message_with_credentials_leaves_nothing_behind() {
+    let _alone = alone();
+    for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
+        let (ours, theirs) = pair(kind);
+        pass_credentials(&theirs, true).unwrap();
+        let file = numbered(7);
+        let before = open_descriptors();
+        send_fds(&ours, b"too long", &[file.as_fd(); 2]).unwrap();
+        let mut fds = Vec::new();
+        let error = recv_fds_with_credentials(&theirs, &mut [0; 3], &mut fds).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::MSGSIZE));
+        let error = recv_fds_with_credentials(&theirs, &mut [], &mut fds).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(fds.is_empty());
+        assert_eq!(open_descriptors(), before);
+    }
+}
+
+#[test]
+fn what_is_no_socket_cannot_be_asked() {
+    let error = pass_credentials(numbered(1), true).unwrap_err();
+    assert_eq!(Errno::from_io_error(&error), Some(Errno::NOTSOCK));
+}
+
+/// Process descriptors that are asked for as well are closed here, too.
+#[test]
+fn credentials_come_without_process_descriptors() {
+    let _alone = alone();
+    for kind in KINDS {
+        let (ours, theirs) = pair(kind);
+        if !pass_pidfds(&theirs) {
+            return;
+        }
+        pass_credentials(&theirs, true).unwrap();
+        let before = open_descriptors();
+        send_fds(&ours, b"x", &[numbered(7).as_fd()]).unwrap();
+        assert_is_us(recv_from(&theirs).1);
+        assert_eq!(open_descriptors(), before);
     }
 }
 

@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::ptr;
 use std::sync::Once;
 use std::thread;
@@ -24,7 +26,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
     SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
-use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
+use sealed_mmap::socket::{recv_fd, recv_fds, send_fds, send_fds_to};
 use support::runs;
 
 const KINDS: [SocketType; 3] = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
@@ -200,6 +202,32 @@ fn a_timeout_holds_under_periodic_signals() {
             }
         });
     }
+}
+
+/// The receiver's queue is full, of which poll(2) on a socket that is not connected knows nothing.
+#[test]
+fn a_timeout_holds_for_a_socket_that_is_not_connected() {
+    let name = format!("sealed-mmap-deadline-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _receiver = UnixDatagram::bind_addr(&address).unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    let file = file();
+    let send = || send_fds_to(&sender, &address, b"", &[file.as_fd()]);
+    sender.set_nonblocking(true).unwrap();
+    while send().is_ok() {}
+    sender.set_nonblocking(false).unwrap();
+    sender.set_write_timeout(Some(TIMEOUT)).unwrap();
+
+    // Control: it counts as ready.
+    let mut fds = [PollFd::new(&sender, PollFlags::OUT)];
+    assert_eq!(poll(&mut fds, Some(&Timespec::try_from(TIMEOUT).unwrap())), Ok(1));
+
+    in_time("without signals", timed(send));
+    let (signals, before) = (Signals::every(PERIODS[1]), cpu_time());
+    in_time("under signals", timed(send));
+    let busy = cpu_time() - before;
+    drop(signals);
+    assert!(busy < TIMEOUT / 5, "{busy:?}");
 }
 
 /// What is left is waited for, and not all of the timeout once more.

@@ -148,12 +148,15 @@ fn more_than_253_is_an_error_and_nothing_is_sent() {
 }
 
 #[test]
-fn an_empty_message_is_an_error_and_nothing_is_sent() {
+fn an_empty_message_needs_a_datagram_socket() {
     let file = numbered_file(1);
-    for socket in KINDS {
+    for (socket, name) in [(STREAM, "stream"), (RECORDS, "seqpacket")] {
         let (ours, theirs) = nonblocking(socket);
-        assert_eq!(kind(send_fds(&ours, b"", &[file.as_fd()])), ErrorKind::InvalidInput);
-        assert_eq!(kind(send_fds(&ours, b"", &[])), ErrorKind::InvalidInput);
+        for fds in [&[file.as_fd()][..], &[]] {
+            let error = send_fds(&ours, b"", fds).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(&format!("on a {name} socket")), "{error}");
+        }
         assert_eq!(kind(recv_fd(&theirs, &mut [0; 10])), ErrorKind::WouldBlock);
     }
     // Control: a stream takes descriptors without bytes, and drops them.
@@ -163,6 +166,34 @@ fn an_empty_message_is_an_error_and_nothing_is_sent() {
     drop(writer);
     assert!(witness.all_closed());
     assert_eq!(kind(recv_fd(&theirs, &mut [0; 10])), ErrorKind::WouldBlock);
+    // Control: an empty record looks like the end, which it is not.
+    let (ours, theirs) = nonblocking(RECORDS);
+    assert_eq!(send_raw(&ours, b"", &[]), Ok(0));
+    send_fds(&ours, b"x", &[]).unwrap();
+    assert!(matches!(recv_fd(&theirs, &mut [0; 10]), Ok((0, None))));
+    assert!(matches!(recv_fd(&theirs, &mut [0; 10]), Ok((1, None))));
+}
+
+#[test]
+fn an_empty_datagram_carries_descriptors_like_any_other() {
+    let files: Vec<_> = (0..MAX_FDS as u64).map(numbered_file).collect();
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    for (ours, theirs) in [blocking(DATAGRAM), nonblocking(DATAGRAM)] {
+        for count in [0, 1, MAX_FDS] {
+            assert_eq!(send_fds(&ours, b"", &files[..count]).unwrap(), 0);
+            send_fds(&ours, b"next", &[]).unwrap();
+            let (mut bytes, mut fds) = ([0; 10], Vec::new());
+            assert_eq!(recv_fds(&theirs, &mut bytes, &mut fds).unwrap(), 0);
+            assert_eq!(numbers_of(&fds), (0..count as i64).collect::<Vec<_>>());
+            assert_eq!(recv_fds(&theirs, &mut bytes, &mut fds).unwrap(), 4);
+            assert_eq!(fds.len(), count);
+        }
+    }
+    let (ours, theirs) = nonblocking(DATAGRAM);
+    let too_many = [files[0]; MAX_FDS + 1];
+    assert_eq!(kind(send_fds(&ours, b"", &too_many)), ErrorKind::InvalidInput);
+    drop(theirs);
+    assert_errno(send_fds(&ours, b"", &files), Errno::CONNREFUSED);
 }
 
 #[test]
@@ -457,6 +488,7 @@ fn recv_fd_closes_a_surplus_and_goes_on_with_the_next_message() {
 fn what_is_not_a_connected_socket_is_an_error() {
     let file = numbered_file(1);
     assert_errno(send_fds(&file, b"x", &[]), Errno::NOTSOCK);
+    assert_errno(send_fds(&file, b"", &[]), Errno::NOTSOCK);
     assert_errno(recv_fd(&file, &mut [0; 1]), Errno::NOTSOCK);
     for (socket, sending, receiving) in [
         (STREAM, Errno::NOTCONN, Errno::INVAL),

@@ -97,8 +97,9 @@ fn ten_thousand_cycles_with_failures_leak_nothing() {
             assert_eq!(fds.len(), 3);
 
             send_fds(&ours, b"x", &[file.as_fd(); MAX_FDS + 1]).unwrap_err();
-            send_fds(&ours, b"", &[file.as_fd()]).unwrap_err();
-            recv_fd(&theirs, &mut [0; 1]).unwrap_err();
+            let takes_empty = kind == SocketType::DGRAM;
+            assert_eq!(send_fds(&ours, b"", &[file.as_fd()]).is_ok(), takes_empty);
+            assert_eq!(recv_fd(&theirs, &mut [0; 1]).is_ok(), takes_empty);
 
             send_fds(&ours, b"surplus", &[file.as_fd(); 3]).unwrap();
             recv_fd(&theirs, &mut [0; 7]).unwrap_err();

@@ -8,14 +8,15 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 use std::{env, fs, mem};
 
 use rustix::fs::{MemfdFlags, OFlags, memfd_create};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sealed_mmap::latest::{Publisher, Subscriber};
-use sealed_mmap::socket::{recv_fd, send_fds};
+use sealed_mmap::socket::{recv_fd, send_fds, send_fds_to};
 use sealed_mmap::{
     CreateOptions, HugePages, Producer, Refusal, SealFailure, SealPolicy, SealedFile, Seals,
     add_seals,
@@ -180,7 +181,14 @@ fn live(m: &mut Messages) {
 
 fn sockets(m: &mut Messages) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    m.of("a message without bytes", send_fds(&ours, b"", &[]));
+    m.of("a message without bytes on a stream", send_fds(&ours, b"", &[]));
+    let (records, _peer) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    m.of("a message without bytes on a seqpacket socket", send_fds(&records, b"", &[]));
+    let nobody = UnixDatagram::unbound().unwrap();
+    let unnamed = nobody.local_addr().unwrap();
+    m.of("a message to an unnamed address", send_fds_to(&nobody, &unnamed, b"", &[]));
+    m.of("a message on a stream to an address", send_fds_to(&ours, &unnamed, b"", &[]));
     m.of("a receive without room", recv_fd(&theirs, &mut []));
     theirs.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     m.of("a receive in vain", recv_fd(&theirs, &mut [0]));

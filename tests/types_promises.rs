@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::process::Stdio;
 
+use sealed_mmap::socket::Credentials;
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePageSize, HugePages, LiveMap, OutOfBounds, PrivateMap,
     Producer, ReadOnlyMap, ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure,
@@ -41,6 +42,7 @@ fn everything_owned_goes_to_any_thread_and_outlives_any_scope() {
     threads::<Producer>();
     anywhere::<CreateOptions>();
     anywhere::<SealPolicy>();
+    anywhere::<Credentials>();
 }
 
 #[test]
@@ -82,6 +84,8 @@ fn values_are_copied_and_compared() {
     options::<CreateOptions>();
     fn policy<T: Clone + Debug + Default>() {}
     policy::<SealPolicy>();
+    fn sender<T: Copy + Eq + Debug>() {}
+    sender::<Credentials>();
 }
 
 #[test]

@@ -284,17 +284,35 @@ impl SealedFile<Unsealed> {
     }
 
     /// Leaves the typestate with a plain file, which can be shared while it is still being written.
-    /// [`SealedFile::adopt_read_only`] is the way back.
+    /// [`SealedFile::adopt_read_only`] is the way back: it fails for as long as somebody maps the file for
+    /// writing.
     ///
     /// # Examples
     ///
+    /// A child, a C library or a GPU fills the file, which is sealed when that is done. Here a child prints
+    /// into it:
+    ///
     /// ```
     /// use sealed_mmap::{SealPolicy, SealedFile};
+    /// use std::process::Command;
+    ///
+    /// let shared = SealedFile::create("listing")?.into_file();
+    /// let status = Command::new("echo").arg("hello").stdout(shared.try_clone()?).status()?;
+    /// assert!(status.success());
+    ///
+    /// // Whatever the child, or one of its own, still has of the file, it writes no more.
+    /// let listing = SealedFile::adopt_read_only(shared, &SealPolicy::new().len(..=1 << 20))?;
+    /// assert_eq!(&listing.map_read_only()?[..], b"hello\n");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// Just a memfd, of which nobody is promised anything:
+    ///
+    /// ```
     /// use std::io::Write;
     ///
-    /// let mut file = SealedFile::create("greeting")?.into_file();
-    /// file.write_all(b"hello")?;
-    /// let sealed = SealedFile::adopt_read_only(file, &SealPolicy::new())?;
+    /// let mut scratch = sealed_mmap::SealedFile::create("scratch")?.into_file(); // std::fs::File
+    /// scratch.write_all(b"only for a while")?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn into_file(self) -> File {

@@ -60,9 +60,11 @@ impl SealedFile<ReadOnlySealed> {
     /// Receives a file and makes it immutable, if it is not.
     ///
     /// This adds the seals that the state or the policy requires and the file lacks, and with them
-    /// [`Seals::SEAL`](crate::Seals::SEAL), unless the policy forbids that seal. A file that lacks no
-    /// seal is left as it is, and a file that the policy would refuse in any case is not sealed. A file
-    /// that is refused only because memory cannot be [reserved](SealPolicy::reserve) comes back sealed.
+    /// [`Seals::GROW`](crate::Seals::GROW) and [`Seals::SEAL`](crate::Seals::SEAL), unless the policy
+    /// [forbids](SealPolicy::forbid) these. Where `GROW` cannot be added, and nobody requires it, the file
+    /// is adopted without it. A file that lacks no required seal is left as it is, and a file that the
+    /// policy would refuse in any case is not sealed. A file that is refused only because memory cannot be
+    /// [reserved](SealPolicy::reserve) comes back sealed.
     ///
     /// # Errors
     ///
@@ -80,7 +82,8 @@ impl SealedFile<ReadOnlySealed> {
     ///
     /// let file = SealedFile::create("draft")?.into_file();
     /// let sealed = SealedFile::adopt_read_only(file, &SealPolicy::new())?;
-    /// assert!(sealed.get_seals()?.contains(Seals::WRITE | Seals::SHRINK | Seals::SEAL));
+    /// let expected = Seals::WRITE | Seals::SHRINK | Seals::GROW | Seals::SEAL;
+    /// assert!(sealed.get_seals()?.contains(expected));
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn adopt_read_only(
@@ -219,10 +222,21 @@ fn add_missing(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Result<Extent, Refusa
         return judge_and_reserve::<ReadOnlySealed>(fd, &facts, policy);
     }
     // Without SEAL a third party could add EXEC to the file later, and make it look untrustworthy.
-    let wanted = missing | Seals::SEAL.difference(policy.forbidden(STATE));
+    let seals = missing | Seals::SEAL.difference(policy.forbidden(STATE));
+    let wanted = seals | Seals::GROW.difference(policy.forbidden(STATE) | present);
     let sealed = Facts { seals: present | wanted | implied(&facts, wanted), ..facts };
     policy.judge(&sealed, STATE, &ThisKernel)?;
-    sealing::add_patiently(fd, wanted).map_err(|(reason, error)| match reason {
+    let added = match sealing::add_patiently(fd, wanted) {
+        // A seal against growing that is not required is no reason to refuse. Whether the file is busy
+        // does not depend on it.
+        Err((SealFailure::NotAllowed | SealFailure::Unsupported | SealFailure::Other, _))
+            if wanted != seals =>
+        {
+            sealing::add_patiently(fd, seals)
+        }
+        done => done,
+    };
+    added.map_err(|(reason, error)| match reason {
         SealFailure::NotAllowed => Refusal::MissingSeals { missing, present },
         reason => Refusal::CannotSeal { reason, error },
     })?;

@@ -7,34 +7,73 @@
 #![allow(unsafe_code, reason = "descriptors arrive as numbers in a buffer that the kernel fills")]
 
 use std::ffi::c_int;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::iter;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{Timeout, socket_timeout};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrUnix, recvmsg};
 
 use super::Interruptions;
 
-/// The type of `cmsg_len`, and the type of the message that carries a process descriptor.
+/// The type of `cmsg_len`, the types of messages that the kernel adds, and what has to do with them.
 #[cfg(not(target_os = "freebsd"))]
 mod target {
+    use super::*;
+    use crate::failure::while_doing;
+    #[cfg(target_os = "android")]
+    use std::os::android::net::SocketAddrExt;
+    #[cfg(target_os = "linux")]
+    use std::os::linux::net::SocketAddrExt;
+
     pub(super) type Len = usize;
-    pub(super) const SCM_PIDFD: Option<super::c_int> = Some(4);
+    pub(super) const SCM_CREDENTIALS: Option<c_int> = Some(2);
+    pub(super) const SCM_PIDFD: Option<c_int> = Some(4);
+
+    pub(super) fn abstract_address(address: &SocketAddr) -> Option<Result<SocketAddrUnix>> {
+        address.as_abstract_name().map(SocketAddrUnix::new_abstract_name)
+    }
+
+    pub(crate) fn pass_credentials(socket: BorrowedFd<'_>, pass: bool) -> io::Result<()> {
+        rustix::net::sockopt::set_socket_passcred(socket, pass)
+            .map_err(while_doing("ask for the credentials of senders (SO_PASSCRED)"))
+    }
+
+    pub(crate) fn expect_credentials() -> io::Result<()> {
+        Ok(())
+    }
 }
 
-/// FreeBSD has no such message. 4 is the number of a timestamp there.
+/// FreeBSD has no such messages. 2 and 4 are the numbers of timestamps there.
 #[cfg(target_os = "freebsd")]
 mod target {
+    use super::*;
+
     pub(super) type Len = u32;
-    pub(super) const SCM_PIDFD: Option<super::c_int> = None;
+    pub(super) const SCM_CREDENTIALS: Option<c_int> = None;
+    pub(super) const SCM_PIDFD: Option<c_int> = None;
+
+    pub(super) fn abstract_address(_: &SocketAddr) -> Option<Result<SocketAddrUnix>> {
+        None
+    }
+
+    pub(crate) fn pass_credentials(_: BorrowedFd<'_>, _: bool) -> io::Result<()> {
+        expect_credentials()
+    }
+
+    pub(crate) fn expect_credentials() -> io::Result<()> {
+        let message = "credentials of senders need Linux or Android: FreeBSD's SCM_CREDS differs";
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    }
 }
 
-use target::{Len, SCM_PIDFD};
+use target::{Len, SCM_CREDENTIALS, SCM_PIDFD};
+pub(crate) use target::{expect_credentials, pass_credentials};
 
 const SOL_SOCKET: c_int = if cfg!(any(
     target_os = "freebsd",
@@ -104,10 +143,42 @@ fn descriptors(buffer: &[u8]) -> impl Iterator<Item = (c_int, RawFd)> {
         .filter(|(_, number)| *number >= 0)
 }
 
+/// `struct ucred`, as the kernel fills it in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    /// 0 for a process that has no number in this PID namespace.
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// The credentials in a buffer of control messages. There is one such message at most.
+fn sender(buffer: &[u8]) -> Option<Sender> {
+    let is_it = |message: &ControlMessage<'_>| {
+        message.level == SOL_SOCKET && Some(message.kind) == SCM_CREDENTIALS
+    };
+    let (pid, rest) = control_messages(buffer).find(is_it)?.payload.split_first_chunk()?;
+    let (uid, rest) = rest.split_first_chunk()?;
+    let (gid, _) = rest.split_first_chunk()?;
+    Some(Sender {
+        pid: u32::from_ne_bytes(*pid),
+        uid: u32::from_ne_bytes(*uid),
+        gid: u32::from_ne_bytes(*gid),
+    })
+}
+
 /// rustix hands the kernel what follows the first boundary of `align_of::<cmsghdr>()` in a buffer,
 /// which is therefore the whole of one with at least this alignment.
 #[repr(C, align(16))]
 struct Aligned<const ROOM: usize>([MaybeUninit<u8>; ROOM]);
+
+/// What a message had beside its descriptors.
+pub(crate) struct Received {
+    /// Bytes.
+    pub(crate) len: usize,
+    pub(crate) flags: ReturnFlags,
+    pub(crate) sender: Option<Sender>,
+}
 
 /// Receives bytes, and appends the descriptors that came with them, also when the flags say that
 /// something was cut off. `ROOM` bytes are there for control messages.
@@ -116,7 +187,7 @@ pub(crate) fn receive<const ROOM: usize>(
     bytes: &mut [u8],
     fds: &mut Vec<OwnedFd>,
     flags: RecvFlags,
-) -> Result<(usize, ReturnFlags)> {
+) -> Result<Received> {
     // rustix does not tell how much the kernel wrote. Zeros, a message shorter than its header, end
     // the list.
     let mut buffer = Aligned([MaybeUninit::new(0); ROOM]);
@@ -147,7 +218,19 @@ pub(crate) fn receive<const ROOM: usize>(
             fds.push(fd);
         }
     }
-    Ok((received.bytes, received.flags))
+    Ok(Received { len: received.bytes, flags: received.flags, sender: sender(buffer) })
+}
+
+/// The address of a socket in the form that rustix sends to. `InvalidInput` if it is unnamed.
+pub(crate) fn named(address: &SocketAddr) -> io::Result<SocketAddrUnix> {
+    if let Some(path) = address.as_pathname() {
+        return Ok(SocketAddrUnix::new(path)?);
+    }
+    let address = target::abstract_address(address).ok_or_else(|| {
+        let message = "an unnamed address is nobody's, so nothing can be sent to it";
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })?;
+    Ok(address?)
 }
 
 /// Calls again after a signal, until the timeout of the socket (`SO_RCVTIMEO`, `SO_SNDTIMEO`) is
@@ -227,6 +310,8 @@ mod tests {
     fn the_layout_is_that_of_libc() {
         assert_eq!(SOL_SOCKET, libc::SOL_SOCKET);
         assert_eq!(SCM_RIGHTS, libc::SCM_RIGHTS);
+        #[cfg(target_os = "linux")]
+        assert_eq!(SCM_CREDENTIALS, Some(libc::SCM_CREDENTIALS));
         for payload in 0..100 {
             let bytes = message(0, 0, &vec![0; payload]);
             // SAFETY: it calculates with its argument, and no more.
@@ -257,6 +342,23 @@ mod tests {
         let all = [pidfd(7), rights(&[3, 4]), pidfd(8), pidfd(-3), pidfd(0)].concat();
         let all: Vec<_> = descriptors(&all).collect();
         assert_eq!(all, [(kind, 7), (SCM_RIGHTS, 3), (SCM_RIGHTS, 4), (kind, 8), (kind, 0)]);
+    }
+
+    #[test]
+    fn credentials_are_found_whole_or_not_at_all() {
+        let Some(kind) = SCM_CREDENTIALS else { return };
+        let payload = [7_u32, 8, 9].map(u32::to_ne_bytes).concat();
+        let expected = Some(Sender { pid: 7, uid: 8, gid: 9 });
+        let credentials = message(SOL_SOCKET, kind, &payload);
+        assert_eq!(sender(&credentials), expected);
+        assert_eq!(sender(&[rights(&[3, 4]), credentials].concat()), expected);
+        for cut in 0..payload.len() {
+            assert_eq!(sender(&message(SOL_SOCKET, kind, &payload[..cut])), None, "{cut}");
+        }
+        for (level, kind) in [(SOL_SOCKET + 1, kind), (SOL_SOCKET, SCM_RIGHTS)] {
+            assert_eq!(sender(&message(level, kind, &payload)), None);
+        }
+        assert_eq!(sender(&[]), None);
     }
 
     #[test]
@@ -320,6 +422,7 @@ mod tests {
                 })
                 .collect();
             assert!(descriptors(&bytes).count() <= len / size_of::<RawFd>());
+            sender(&bytes);
         }
     }
 }

@@ -4,8 +4,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,10 +15,13 @@ use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::net::RecvFlags;
+use rustix::net::sockopt::socket_passcred;
 use rustix::pipe::PipeFlags;
 use rustix::thread::UnshareFlags;
 use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
-use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
+use sealed_mmap::socket::{
+    pass_credentials, recv_fd, recv_fds, recv_fds_with_credentials, send_fds, send_fds_to,
+};
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePageSize, HugePages, Producer, ReceiveError, Refusal,
     SealError, SealFailure, SealPolicy, SealedFile, Seals, SizeSealed, Unsealed, add_seals,
@@ -74,6 +79,12 @@ fn creating() -> Vec<Operation> {
             |draft| assert_eq!(draft.metadata().unwrap().mode() & 0o777, 0o600),
         )
         .named("create mode"),
+        made(
+            exec_can_be_left_out,
+            || CreateOptions::new().exec_seal(false).create("denied"),
+            |draft| assert!(!draft.get_seals().unwrap().contains(Seals::EXEC)),
+        )
+        .named("create exec_seal(false)"),
         made(hugetlb_exists, move || hugetlb.create("denied"), drop).named("create hugetlb"),
         made(hugetlb_is_free, move || hugetlb.build("denied", LIMIT, fill), holds(LARGE))
             .named("build hugetlb"),
@@ -293,6 +304,12 @@ fn live() -> Vec<Operation> {
             |producer| assert_eq!(producer.file().map_live().unwrap().to_vec(..).unwrap(), [7; 4]),
         )
         .named("Producer::build"),
+        made(
+            live_exist,
+            || CreateOptions::new().final_seals(true).create_producer("denied", 4096),
+            |producer| assert!(producer.file().get_seals().unwrap().contains(Seals::SEAL)),
+        )
+        .named("create_producer final_seals(true)"),
         Plan::new(
             || live_exist().map(|()| Ok(producer())),
             // What comes back has no mapping any more, and is finished as a file.
@@ -481,6 +498,16 @@ fn sockets() -> Vec<Operation> {
     fn pair() -> Pair {
         UnixDatagram::pair().unwrap()
     }
+    /// They have an address in place of a connection.
+    fn strangers() -> (UnixDatagram, UnixDatagram, SocketAddr) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("sealed-mmap-denied-{}-{number}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let receiver = UnixDatagram::bind_addr(&address).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        (UnixDatagram::unbound().unwrap(), receiver, address)
+    }
     fn sent() -> Result<(Pair, Vec<OwnedFd>), String> {
         let pair = pair();
         send_fds(&pair.0, SMALL, &[pair.1.as_fd()]).unwrap();
@@ -515,6 +542,55 @@ fn sockets() -> Vec<Operation> {
         )
         .bare()
         .named("recv_fd"),
+        Plan::new(
+            || Ok(pair()),
+            |pair| with(pair, |(ours, theirs)| send_fds(ours, b"", &[theirs.as_fd()])),
+            |(_, (_, theirs))| {
+                let (len, fd) = recv_fd(&theirs, &mut [0; 64]).unwrap();
+                assert_eq!((len, fd.is_some()), (0, true));
+            },
+        )
+        .bare()
+        .named("send_fds, empty"),
+        Plan::new(
+            || Ok(strangers()),
+            |all| {
+                with(all, |(sender, _, address)| {
+                    send_fds_to(&*sender, address, SMALL, &[sender.as_fd()])
+                })
+            },
+            |(_, (_, receiver, _))| {
+                let (len, fd) = recv_fd(&receiver, &mut [0; 64]).unwrap();
+                assert_eq!((len, fd.is_some()), (SMALL.len(), true));
+            },
+        )
+        .bare()
+        .named("send_fds_to"),
+        Plan::new(
+            || Ok(pair()),
+            |pair| with(pair, |(_, theirs)| pass_credentials(theirs, true)),
+            |((), (_, theirs))| assert!(socket_passcred(theirs).unwrap()),
+        )
+        .leaving(|(_, theirs)| vec![format!("{:?}", socket_passcred(theirs))])
+        .named("pass_credentials"),
+        Plan::new(
+            || {
+                let pair = pair();
+                pass_credentials(&pair.1, true).unwrap();
+                send_fds(&pair.0, SMALL, &[pair.1.as_fd()]).unwrap();
+                Ok((pair, Vec::new()))
+            },
+            |all| {
+                with(all, |((_, theirs), fds)| recv_fds_with_credentials(theirs, &mut [0; 64], fds))
+            },
+            |((len, sender), (_, fds))| {
+                assert_eq!((len, fds.len()), (SMALL.len(), 1));
+                assert_eq!(sender.unwrap().pid, Some(std::process::id()));
+            },
+        )
+        .leaving(|(_, fds)| vec![format!("{fds:?}")])
+        .bare()
+        .named("recv_fds_with_credentials"),
     ]
 }
 
@@ -759,6 +835,13 @@ fn live_exist() -> Result<(), String> {
     match fs::read_to_string("/proc/sys/vm/memfd_noexec") {
         Ok(setting) if setting.trim() == "2" => Err("vm.memfd_noexec=2 forbids live files".into()),
         _ => panic!("a live file cannot be made"),
+    }
+}
+
+fn exec_can_be_left_out() -> Result<(), String> {
+    match fs::read_to_string("/proc/sys/vm/memfd_noexec") {
+        Ok(setting) if setting.trim() == "2" => Err("vm.memfd_noexec=2 puts EXEC on all".into()),
+        _ => Ok(()),
     }
 }
 

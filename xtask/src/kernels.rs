@@ -74,6 +74,7 @@ const CONFIGURATIONS: &[Configuration] = &[
         tests: &[
             "unit",
             "create_new_file",
+            "create_strict_peers",
             "seal_drafts",
             "adopt_missing_seals",
             "receive_policy",
@@ -92,6 +93,7 @@ const CONFIGURATIONS: &[Configuration] = &[
         tests: &[
             "unit",
             "create_new_file",
+            "create_strict_peers",
             "seal_drafts",
             "seal_guarantees",
             "adopt_missing_seals",
