@@ -9,7 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use crate::create::CreateOptions;
-use crate::failure::{failed, while_doing};
+use crate::failure::{explained, failed, while_doing};
 use crate::file::receive::{ReceiveError, ThisKernel};
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
@@ -260,7 +260,7 @@ pub(crate) fn append(
 fn copy_regular(source: BorrowedFd<'_>, target: &File, len: u64, limit: u64) -> io::Result<u64> {
     let mut copied = 0;
     while copied < len {
-        match uninterrupted(|| sys::send_file(target, source, copied, len - copied)) {
+        match sys::uninterrupted(|| sys::send_file(target, source, copied, len - copied)) {
             Ok(0) => break,
             Ok(count) => copied += count as u64,
             // Of the data, or of the memory that it goes to.
@@ -273,7 +273,7 @@ fn copy_regular(source: BorrowedFd<'_>, target: &File, len: u64, limit: u64) -> 
     }
     // The end of a file is where reading finds it.
     pump(target, copied, limit, |buffer, offset| {
-        uninterrupted(|| rustix::io::pread(source, spare_capacity(buffer), offset))
+        sys::uninterrupted(|| rustix::io::pread(source, spare_capacity(buffer), offset))
             .map(drop)
             .map_err(while_doing("read the source (pread)"))
     })
@@ -314,16 +314,8 @@ fn pump(
         if buffer.len() as u64 > limit - copied {
             return Err(over(limit));
         }
-        let mut rest = &buffer[..];
-        while !rest.is_empty() {
-            let count = uninterrupted(|| rustix::io::pwrite(target, rest, copied))
-                .map_err(while_doing("fill the copy (pwrite)"))?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            rest = &rest[count..];
-            copied += count as u64;
-        }
+        sys::write_all_at(target, &buffer, copied)?;
+        copied += buffer.len() as u64;
     }
 }
 
@@ -357,26 +349,7 @@ fn read_patiently(
     Err(io::Error::other(message))
 }
 
-/// Repeats what a signal interrupted.
-fn uninterrupted<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    for _ in 0..PATIENCE {
-        match call() {
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
-    Err(Errno::INTR)
-}
-
 fn over(limit: u64) -> io::Error {
-    let error = Errno::FBIG.into();
-    io::Error::new(io::ErrorKind::FileTooLarge, OverLimit { limit, error })
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the source has more than the {limit} bytes that a copy may have")]
-struct OverLimit {
-    limit: u64,
-    #[source]
-    error: io::Error,
+    let message = format!("the source has more than the {limit} bytes that a copy may have");
+    explained(io::ErrorKind::FileTooLarge, message, io::Error::from(Errno::FBIG))
 }

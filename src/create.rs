@@ -5,11 +5,10 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use crate::failure::while_doing;
+use crate::failure::{explained, while_doing};
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
 use crate::seals::Seals;
@@ -320,7 +319,7 @@ impl CreateOptions {
         // A file that is created not executable is sealable whatever the flags say.
         if !self.allow_sealing && !sys::get_seals(file.as_fd())?.contains(Seals::SEAL) {
             sys::add_seals(file.as_fd(), Seals::SEAL)
-                .map_err(while_doing("end the adding of seals (F_ADD_SEALS)"))?;
+                .map_err(while_doing("add F_SEAL_SEAL (F_ADD_SEALS)"))?;
         }
         // SAFETY: memfd_create(2) has just returned this descriptor, close-on-exec, and nobody has seen
         // it: its number is none that code writes to without having been given it (0 to 2).
@@ -369,7 +368,8 @@ impl CreateOptions {
         if self.fills_through_a_mapping(len) {
             file.map_mut_with_len(len)?.copy_from_slice(bytes);
         } else {
-            write_whole(&file, bytes)?;
+            // At an offset, so that the file's own stays 0: a child gets all of it as standard input.
+            sys::write_all_at(file.file(), bytes, 0)?;
         }
         Ok(file.seal_with_len(len)?)
     }
@@ -421,7 +421,8 @@ impl CreateOptions {
             let start = buffer.as_ptr().addr().wrapping_neg() % PAGE;
             let bytes = &mut buffer[start..][..len];
             fill(bytes)?;
-            write_whole(&file, bytes)?;
+            // At an offset, so that the file's own stays 0: a child gets all of it as standard input.
+            sys::write_all_at(file.file(), bytes, 0)?;
         }
         Ok(file.seal_with_len(len)?)
     }
@@ -439,7 +440,9 @@ fn create_without_exec_seal(memfd: &sys::Memfd, name: &[u8]) -> io::Result<File>
             return Err(always_exec_sealed());
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(io::Error::new(error.kind(), DeniedExec(error)));
+            let message = "a file without F_SEAL_EXEC has to be created with MFD_EXEC; a sandbox that \
+                           allows only MFD_NOEXEC_SEAL denies that";
+            return Err(explained(error.kind(), message, error));
         }
         done => done?,
     };
@@ -447,19 +450,6 @@ fn create_without_exec_seal(memfd: &sys::Memfd, name: &[u8]) -> io::Result<File>
         return Err(always_exec_sealed());
     }
     Ok(file)
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a file without F_SEAL_EXEC has to be created with MFD_EXEC; a sandbox that allows only \
-     MFD_NOEXEC_SEAL denies that"
-)]
-struct DeniedExec(#[source] io::Error);
-
-/// Writes at an explicit offset, so that the file's own offset stays 0: a child that gets the file as
-/// standard input reads from the beginning.
-fn write_whole(file: &SealedFile<Unsealed>, bytes: &[u8]) -> io::Result<()> {
-    file.file().write_all_at(bytes, 0).map_err(while_doing("fill the file (pwrite)"))
 }
 
 impl Default for CreateOptions {

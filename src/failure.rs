@@ -1,5 +1,6 @@
 //! How errors say what was being done.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -38,6 +39,28 @@ pub(crate) fn failed<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> i
     move |error| {
         let source = error.into();
         io::Error::new(source.kind(), Failed { doing, source })
+    }
+}
+
+/// An error with words of its own, and with its cause, if there is one, as the source.
+pub(crate) fn explained(
+    kind: io::ErrorKind,
+    message: impl Into<Cow<'static, str>>,
+    source: impl Into<Option<io::Error>>,
+) -> io::Error {
+    io::Error::new(kind, Explained { message: message.into(), source: source.into() })
+}
+
+#[derive(thiserror::Error)]
+#[error("{message}")]
+struct Explained {
+    message: Cow<'static, str>,
+    source: Option<io::Error>,
+}
+
+impl fmt::Debug for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_sources(self, f)
     }
 }
 

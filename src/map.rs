@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::mm::Advice;
 use thiserror::Error;
 
-use crate::failure::while_doing;
+use crate::failure::{explained, while_doing};
 use crate::sys::{self, Extent, advice};
 
 /// The whole of a draft as `&mut [u8]`, from [`SealedFile::map_mut`](crate::SealedFile::map_mut).
@@ -229,7 +229,7 @@ impl ReadOnlyMap {
     pub fn populate(&self) -> io::Result<()> {
         let Some(map) = &self.map else { return Ok(()) };
         let unsupported = || {
-            let message = "taking page faults in advance needs Linux 5.14";
+            let message = "populating a map requires Linux 5.14";
             io::Error::new(io::ErrorKind::Unsupported, message)
         };
         let advice = advice::POPULATE_READ.ok_or_else(unsupported)?;
@@ -340,6 +340,18 @@ impl PartialEq<ReadOnlyMap> for [u8] {
 impl PartialEq<ReadOnlyMap> for &[u8] {
     fn eq(&self, other: &ReadOnlyMap) -> bool {
         **self == other[..]
+    }
+}
+
+impl<const N: usize> PartialEq<ReadOnlyMap> for [u8; N] {
+    fn eq(&self, other: &ReadOnlyMap) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl<const N: usize> PartialEq<ReadOnlyMap> for &[u8; N] {
+    fn eq(&self, other: &ReadOnlyMap) -> bool {
+        self[..] == other[..]
     }
 }
 
@@ -504,19 +516,17 @@ pub(crate) fn explain(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         // mmap(2): "The file has been locked, or too much memory has been locked". To async code this
         // kind, `WouldBlock`, is an invitation to wait.
-        Some(Errno::AGAIN) => io::Error::new(io::ErrorKind::OutOfMemory, LockedMemory(error)),
+        Some(Errno::AGAIN) => explained(
+            io::ErrorKind::OutOfMemory,
+            "the mapping exceeds the limit on locked memory (RLIMIT_MEMLOCK), which holds for every \
+             mapping after mlockall(MCL_FUTURE)",
+            error,
+        ),
         // mmap(2) has EACCES for a descriptor that is not open for reading.
         Some(Errno::ACCESS) => error,
         _ => while_doing("map the file (mmap)")(error),
     }
 }
-
-#[derive(Debug, Error)]
-#[error(
-    "the mapping exceeds the limit on locked memory (RLIMIT_MEMLOCK), which holds for every mapping \
-     after mlockall(MCL_FUTURE)"
-)]
-struct LockedMemory(#[source] io::Error);
 
 /// A child of `fork(2)` would be a second writer.
 ///
@@ -570,6 +580,13 @@ fn describe(offset: u64, len: u64, size: u64) -> String {
     if OutOfBounds::locate(offset, len, size).is_ok() {
         return format!("offset {offset} is not a multiple of {len}");
     }
+    if len == 0 {
+        return format!("offset {offset} is beyond the {size} bytes there are");
+    }
+    // No buffer is so long: the length is what `resolve` makes of such a range.
+    if len > i64::MAX as u64 && offset.checked_add(len).is_none() {
+        return format!("the range that begins at offset {offset} ends before it begins");
+    }
     // Nothing for offset 0: the range may be a whole value, and the memory the room for it.
     let from = if offset == 0 { String::new() } else { format!(" from offset {offset} on") };
     format!("{len} bytes{from} do not fit into {size} bytes")
@@ -595,7 +612,7 @@ impl OutOfBounds {
         let end = match range.end_bound() {
             Bound::Included(last) => last.saturating_add(1),
             Bound::Excluded(end) => *end,
-            Bound::Unbounded => size,
+            Bound::Unbounded => size.max(start),
         };
         Self::locate(start, end.wrapping_sub(start), size)
     }

@@ -469,16 +469,17 @@ impl fmt::Display for Range {
         };
         let last = match self.0.1 {
             Bound::Included(last) => Some(last),
-            Bound::Excluded(0) => return f.write_str("none at all"),
+            Bound::Excluded(0) => return f.write_str("no length"),
             Bound::Excluded(end) => Some(end - 1),
             Bound::Unbounded => None,
         };
         match (first, last) {
+            (first, None) if first > u64::MAX.into() => f.write_str("no length"),
             (0, None) => f.write_str("any length"),
             (first, None) => write!(f, "at least {first}"),
             (0, Some(last)) => write!(f, "at most {last}"),
             (first, Some(last)) if first <= last.into() => write!(f, "{first} to {last}"),
-            _ => f.write_str("none at all"),
+            _ => f.write_str("no length"),
         }
     }
 }
@@ -491,7 +492,7 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
     if missing.contains(Seals::WRITE) && present.contains(LIVE) {
         "the file is live, its producer may still write: receive it with receive_future_write, or \
          have the sender finish it first (Producer::finish)"
-    } else if missing == Seals::FUTURE_WRITE && present.contains(IMMUTABLE) {
+    } else if missing.contains(Seals::FUTURE_WRITE) && present.contains(IMMUTABLE) {
         "the file is immutable: receive it with receive_read_only"
     } else if present.contains(Seals::SEAL) {
         "its seals are final, so the sender must make another file (memfd_create with \
@@ -500,7 +501,7 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
         "the sender must add them with F_ADD_SEALS, through a descriptor open for writing; to share \
          it with its writers, receive it with receive_size_sealed"
     } else {
-        "the sender must add them with F_ADD_SEALS, through a descriptor open for writing"
+        "they must be added with F_ADD_SEALS, through a descriptor open for writing"
     }
 }
 

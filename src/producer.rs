@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::create::CreateOptions;
+use crate::failure::explained;
 use crate::file::draft::SealError;
 use crate::file::sealed::SealedFile;
 use crate::live::{Mapping, Words, WordsMut};
@@ -73,10 +74,6 @@ impl CreateOptions {
         Producer::new(file, self.has_final_seals())
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)")]
-struct NoFutureWrite(#[source] io::Error);
 
 /// The only writer of a live file that any number of readers watch.
 ///
@@ -219,9 +216,11 @@ impl Producer {
         let mut seals = Seals::FUTURE_WRITE | Seals::SHRINK | Seals::GROW;
         seals.set(Seals::SEAL, has_final_seals);
         sealing::add_and_confirm(file.as_fd(), seals).map_err(|(reason, error)| match reason {
-            SealFailure::Unsupported => {
-                io::Error::new(io::ErrorKind::Unsupported, NoFutureWrite(error))
-            }
+            SealFailure::Unsupported => explained(
+                io::ErrorKind::Unsupported,
+                "the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1 and later do)",
+                error,
+            ),
             _ => error,
         })?;
         // SAFETY: `F_GET_SEALS` has reported FUTURE_WRITE and SHRINK, and the extent is what it was when

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::failure::while_doing;
+use crate::failure::failed;
 use crate::huge_pages::HugePages;
 use crate::seals::Seals;
 use crate::sys;
@@ -89,14 +89,16 @@ pub fn add_seals(fd: impl AsFd, seals: Seals) -> io::Result<()> {
 pub enum SealFailure {
     /// The file is mapped shared through a writable descriptor (`EBUSY` at once): in this process, in
     /// another one, or in a child that was forked while it was mapped. Unmap it there and retry.
-    #[error("it is mapped from a writable descriptor somewhere; unmap it there and try again")]
+    #[error("a writable mapping of it exists; unmap it and retry")]
     WritableMapping,
     /// Pages of the file are pinned for I/O (`EBUSY` after several retries, each of which waited):
     /// io_uring buffers, `vmsplice(2)`, udmabuf. Retry when that I/O has ended.
-    #[error("its pages stayed pinned for I/O; let that end and try again")]
+    #[error("its pages are pinned for I/O; retry when that I/O has finished")]
     PinnedPages,
     /// The file carries [`Seals::SEAL`], or its descriptor is not open for writing (`EPERM`).
-    #[error("its seals are final, or the descriptor is not open for writing")]
+    #[error(
+        "no more seals can be added to it (F_SEAL_SEAL), or the descriptor is not open for writing"
+    )]
     NotAllowed,
     /// The file or the kernel does not know one of the seals (`EINVAL`).
     #[error("the kernel does not know these seals")]
@@ -125,6 +127,7 @@ pub(crate) fn add_patiently(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Fail
     const TIMES_PINNED: u32 = 4;
     // A child that is forked while a mapping is made has it until it executes another program.
     const TIMES_MAPPED: u32 = 5;
+    const OLDEST: Seals = Seals::SEAL.union(Seals::SHRINK).union(Seals::GROW).union(Seals::WRITE);
 
     let Err(mut error) = sys::add_seals(fd, seals) else {
         return Ok(());
@@ -153,23 +156,26 @@ pub(crate) fn add_patiently(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Fail
         Some(Errno::PERM) if sys::get_seals(fd).is_ok_and(|present| present.contains(seals)) => {
             return Ok(());
         }
-        Some(Errno::PERM) if !can_be_sealed(fd) => (SealFailure::NotAllowed, error),
-        Some(Errno::INVAL) => (SealFailure::Unsupported, error),
-        _ => (SealFailure::Other, while_doing("add the seals (F_ADD_SEALS)")(error)),
+        Some(Errno::PERM) if is_refused_by_the_kernel(fd) => (SealFailure::NotAllowed, error),
+        // Every kernel that reports seals knows the others.
+        Some(Errno::INVAL) if !seals.difference(OLDEST).is_empty() => {
+            (SealFailure::Unsupported, error)
+        }
+        _ => (SealFailure::Other, failed("add the seals (F_ADD_SEALS)")(error)),
     })
 }
 
-/// Whether seals can still be added through this descriptor, as far as can be seen. If they can, `EPERM`
-/// is not the kernel's answer but a sandbox's.
-fn can_be_sealed(fd: BorrowedFd<'_>) -> bool {
-    let is_final = sys::get_seals(fd).is_ok_and(|seals| seals.contains(Seals::SEAL));
-    !is_final && sys::access(fd).is_ok_and(|access| access.write)
+/// Whether it has been seen why the kernel would answer `EPERM`. If not, a sandbox may have answered.
+fn is_refused_by_the_kernel(fd: BorrowedFd<'_>) -> bool {
+    sys::get_seals(fd).is_ok_and(|seals| seals.contains(Seals::SEAL))
+        || sys::access(fd).is_ok_and(|access| !access.write)
 }
 
 /// Adds `seals`, and confirms that `F_GET_SEALS` reports them, in a combination that the kernel enforces.
 pub(crate) fn add_and_confirm(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Failure> {
     add_patiently(fd, seals)?;
-    let present = sys::get_seals(fd).map_err(|error| (SealFailure::Other, error))?;
+    let confirming = |error| (SealFailure::Other, failed("confirm the seals (F_GET_SEALS)")(error));
+    let present = sys::get_seals(fd).map_err(confirming)?;
     if !present.contains(seals) {
         let message = format!("the kernel did not add the seals {seals} (present: {present})");
         return Err((SealFailure::Other, io::Error::other(message)));

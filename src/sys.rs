@@ -15,7 +15,7 @@ pub(crate) use rustix::{
     net,
 };
 
-use crate::failure::while_doing;
+use crate::failure::{explained, while_doing};
 use crate::huge_pages::HugePages;
 use crate::seals::Seals;
 
@@ -327,12 +327,12 @@ pub(crate) fn program_path(fd: BorrowedFd<'_>) -> io::Result<String> {
     const DOING: &str = "executing the file";
     let found = match rustix::fs::stat(path_of(fd)) {
         Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
-            return Err(Astray { doing: DOING, source: Some(errno.into()) }.into());
+            return Err(astray(DOING, Some(errno.into())));
         }
         done => done.map_err(while_doing("find the file to execute (/proc/thread-self/fd)"))?,
     };
     if id(&found) != stat(fd)?.id {
-        return Err(Astray { doing: DOING, source: None }.into());
+        return Err(astray(DOING, None));
     }
     Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
@@ -351,39 +351,33 @@ pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// A new open file description of the same file.
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
-    const DOING: &str = "opening the file anew";
+    const DOING: &str = "reopening the file";
     let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
     // Whoever else has the file can hold a lease on it, for which opening would wait.
     let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let again = match rustix::fs::open(path_of(fd), access | at_once, Mode::empty()) {
-        Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
-            return Err(Astray { doing: DOING, source: Some(errno.into()) }.into());
-        }
-        // open(2): "The requested access to the file is not allowed".
-        Err(Errno::ACCESS) => return Err(Errno::ACCESS.into()),
-        done => done.map_err(while_doing("open the file anew (/proc/thread-self/fd)"))?,
-    };
+    let again =
+        match rustix::fs::openat(rustix::fs::CWD, path_of(fd), access | at_once, Mode::empty()) {
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                return Err(astray(DOING, Some(errno.into())));
+            }
+            // open(2): "The requested access to the file is not allowed".
+            Err(Errno::ACCESS) => return Err(Errno::ACCESS.into()),
+            done => done.map_err(while_doing("reopen the file (/proc/thread-self/fd)"))?,
+        };
     let again = above_standard_descriptors(again)?;
     // In a sandbox /proc can be anything. Seals only become more, so the older ones are read first.
     let seals = get_seals(fd)?;
     let is_same_file =
         stat(fd)?.id == stat(again.as_fd())?.id && get_seals(again.as_fd())?.contains(seals);
-    if is_same_file { Ok(again) } else { Err(Astray { doing: DOING, source: None }.into()) }
+    if is_same_file { Ok(again) } else { Err(astray(DOING, None)) }
 }
 
 #[cfg(not(target_os = "freebsd"))]
-#[derive(Debug, thiserror::Error)]
-#[error("{doing} needs a /proc/thread-self/fd that leads back to it")]
-struct Astray {
-    doing: &'static str,
-    source: Option<io::Error>,
-}
-
-#[cfg(not(target_os = "freebsd"))]
-impl From<Astray> for io::Error {
-    fn from(astray: Astray) -> Self {
-        Self::new(io::ErrorKind::Unsupported, astray)
-    }
+fn astray(doing: &'static str, source: Option<io::Error>) -> io::Error {
+    let message = format!(
+        "{doing} requires /proc/thread-self/fd, which is not mounted or leads to another file"
+    );
+    explained(io::ErrorKind::Unsupported, message, source)
 }
 
 /// Moves a descriptor that is 0, 1 or 2.
@@ -559,13 +553,56 @@ impl Interruptions {
     }
 }
 
-/// Lets some time pass, or less where a signal comes or a sandbox denies the call. Not by
+/// Lets this time pass, whatever signals come, or less where a sandbox denies the call. Not by
 /// `nanosleep(2)`: std's function panics where it is denied, and rustix's reads a remaining time that
 /// the kernel need not have written.
 pub(crate) fn sleep(time: Duration) {
-    if let Ok(time) = rustix::event::Timespec::try_from(time) {
-        let _ = rustix::event::poll(&mut [], Some(&time));
+    let start = Instant::now();
+    let mut interruptions = Interruptions::new();
+    loop {
+        let left = time.saturating_sub(start.elapsed());
+        let Ok(left) = left.try_into() else { return };
+        match rustix::event::poll(&mut [], Some(&left)) {
+            Err(Errno::INTR) if interruptions.may_be_signals() => {}
+            _ => return,
+        }
     }
+}
+
+/// Repeats what a signal interrupted.
+pub(crate) fn uninterrupted<T>(
+    mut call: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    // Signals do not come so fast, and a file system in user space may answer every call as if they did.
+    const PATIENCE: u32 = 1000;
+
+    for _ in 0..PATIENCE {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+    Err(Errno::INTR)
+}
+
+/// Writes all of the bytes at an offset, and leaves the file's own offset alone.
+pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = uninterrupted(|| rustix::io::pwrite(file, bytes, offset))
+            .map_err(while_doing("fill the file (pwrite)"))?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[count..];
+        offset += count as u64;
+    }
+    Ok(())
+}
+
+/// `len` is no more than `i64::MAX`.
+pub(crate) fn set_len(file: &File, len: u64) -> io::Result<()> {
+    uninterrupted(|| rustix::fs::ftruncate(file, len))
+        .map_err(while_doing("resize the file (ftruncate)"))
 }
 
 /// Whether shared memory gets transparent huge pages where `MADV_HUGEPAGE` asks for them, and only

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 
-use crate::failure::{self, Name, while_doing};
+use crate::failure::{self, Name, explained, while_doing};
 use crate::file::sealed::SealedFile;
 use crate::huge_pages::HugePages;
 use crate::map::{self, UnsealedMap};
@@ -73,18 +73,16 @@ impl SealedFile<Unsealed> {
     #[doc(alias = "ftruncate")]
     pub fn set_len(&mut self, len: u64) -> io::Result<()> {
         if i64::try_from(len).is_err() {
-            let message = format!("no file can be {len} bytes long; the most is {}", i64::MAX);
+            let message = format!("a file cannot be longer than {} bytes", i64::MAX);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        self.file().set_len(len).map_err(while_doing("resize the file (ftruncate)")).map_err(
-            |error| {
-                explain(
-                    self.pages(),
-                    error,
-                    "the length of a hugetlb file must be a multiple of its page size",
-                )
-            },
-        )
+        sys::set_len(self.file(), len).map_err(|error| {
+            explain(
+                self.pages(),
+                error,
+                "the length of a hugetlb file must be a multiple of its page size",
+            )
+        })
     }
 
     /// Maps the whole file as `&mut [u8]`. Memory for all of it is reserved first, so writing never runs
@@ -352,18 +350,13 @@ pub(super) fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
     use io::ErrorKind::{OutOfMemory, StorageFull};
     match (pages, error.kind()) {
         (HugePages::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {
-            io::Error::new(kind, TooFewHugePages(error))
+            let message = "too few hugetlb pages are free; more of the default size are added in \
+                           /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages";
+            explained(kind, message, error)
         }
         _ => error,
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "too few hugetlb pages are free; more of the default size are added in \
-     /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages"
-)]
-struct TooFewHugePages(#[source] io::Error);
 
 /// A transition that failed, and the file as it was before: contents and offset intact.
 ///

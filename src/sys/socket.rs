@@ -249,9 +249,11 @@ pub(crate) fn retry_until_timeout<T>(
             Err(Errno::INTR) if interruptions.may_be_signals() => {}
             done => return done,
         }
-        // A sandbox can forbid the question. Without an answer there is no timeout to keep.
-        if let Ok(Some(timeout)) = socket_timeout(socket, direction) {
-            break timeout;
+        match socket_timeout(socket, direction) {
+            Ok(None) => {}
+            Ok(Some(timeout)) => break timeout,
+            // A sandbox forbids the question. The caller knows whether there is a timeout to keep.
+            Err(_) => return Err(Errno::INTR),
         }
     };
     let events = match direction {

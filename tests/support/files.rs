@@ -303,7 +303,7 @@ fn cause_and_remedy(refusal: &Refusal) -> Vec<String> {
             assert!(!missing.is_empty() && !missing.intersects(*present));
             let remedy = if missing.contains(Seals::WRITE) && present.contains(LIVE) {
                 "receive_future_write"
-            } else if *missing == Seals::FUTURE_WRITE && present.contains(IMMUTABLE) {
+            } else if missing.contains(Seals::FUTURE_WRITE) && present.contains(IMMUTABLE) {
                 "receive_read_only"
             } else if present.contains(Seals::SEAL) {
                 "MFD_ALLOW_SEALING"
