@@ -288,8 +288,9 @@ fn copy_stream(source: BorrowedFd<'_>, target: &File, limit: u64) -> io::Result<
         }
         Readings::Records { of } => {
             let message = format!(
-                "the source is {of}, which hands out records: a copy would join them or cut them \
-                 off; receive one (with recv_fds, from a socket) and share it with from_bytes"
+                "the source is {of}, which preserves message boundaries: a copy would merge or \
+                 truncate messages; receive one (from a socket, with recv_fds) and share it with \
+                 from_bytes"
             );
             Err(io::Error::new(io::ErrorKind::InvalidInput, message))
         }

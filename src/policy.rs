@@ -495,7 +495,7 @@ fn how_to_go_on(missing: Seals, present: Seals) -> &'static str {
     } else if missing.contains(Seals::FUTURE_WRITE) && present.contains(IMMUTABLE) {
         "the file is immutable: receive it with receive_read_only"
     } else if present.contains(Seals::SEAL) {
-        "its seals are final, so the sender must make another file (memfd_create with \
+        "no more seals can be added to it, so the sender must make another file (memfd_create with \
          MFD_ALLOW_SEALING) and add them before F_SEAL_SEAL"
     } else if present.contains(Seals::SHRINK) && IMMUTABLE.union(LIVE).contains(missing) {
         "the sender must add them with F_ADD_SEALS, through a descriptor open for writing; to share \

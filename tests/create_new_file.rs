@@ -129,7 +129,7 @@ fn a_file_that_disallows_sealing_can_never_be_sealed() {
         let error = refused.unwrap_err();
         assert_eq!(errno_of(&error), Errno::PERM);
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(error.to_string().contains("its seals are final"), "{error}");
+        assert!(error.to_string().contains("no more seals can be added"), "{error}");
     }
 
     let control = SealedFile::create("control").unwrap().seal_read_only().unwrap();

@@ -41,7 +41,7 @@ impl ReadOnlyPage {
     }
 
     /// Moves everybody who sleeps on the bell, and returns how many that were.
-    fn move_sleepers(&self, to: &AtomicU32) -> i64 {
+    fn move_sleepers(&self, to: &AtomicU32) -> libc::c_long {
         let nobody_is_woken = 0_usize;
         let all = i32::MAX as usize;
         // SAFETY: both are aligned words of live memory, and the kernel reads them at most.

@@ -30,6 +30,8 @@ fn maps_compare_with_each_other_and_with_bytes() {
     assert_eq!(map, &b"abc"[..]);
     assert_eq!(map, b"abc".to_vec());
     assert_eq!(b"abc"[..], map);
+    assert_eq!(*b"abc", map);
+    assert_eq!(b"abc", map);
     assert_eq!(&b"abc"[..], map);
     assert_eq!(b"abc".to_vec(), map);
     assert_ne!(map, b"ab"[..]);
@@ -97,12 +99,14 @@ fn every_form_of_range_is_understood() {
     assert_eq!(file.map_range(3..=9).unwrap(), bytes[3..=9]);
     assert_eq!(file.map_range((Bound::Excluded(3), Bound::Unbounded)).unwrap(), bytes[4..]);
     assert_eq!(file.map_range(10..).unwrap(), bytes[10..]);
-    file.map_range(11..).unwrap_err();
+    let behind = file.map_range(11..).unwrap_err().to_string();
+    assert_eq!(behind, "offset 11 is beyond the 10 bytes there are");
     file.map_range(..=10).unwrap_err();
     file.map_range(..=u64::MAX).unwrap_err();
     file.map_range((Bound::Excluded(u64::MAX), Bound::Unbounded)).unwrap_err();
     #[allow(clippy::reversed_empty_ranges, reason = "a caller's mistake")]
-    file.map_range(5..3).unwrap_err();
+    let reversed = file.map_range(5..3).unwrap_err().to_string();
+    assert_eq!(reversed, "the range that begins at offset 5 ends before it begins");
 }
 
 #[test]

@@ -9,13 +9,16 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, Uid, fchown};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::UnshareFlags;
-use sealed_mmap::{CreateOptions, HugePages, Producer, Refusal, SealPolicy, SealedFile};
+use sealed_mmap::{
+    CreateOptions, HugePages, Producer, Refusal, SealFailure, SealPolicy, SealedFile,
+};
 use support::errno_in;
 use support::files::{is_root, proc_path};
 use support::process::{Forked, is_alone};
@@ -132,6 +135,67 @@ fn a_limit_on_locked_memory_is_a_lack_of_memory() {
         // Control: within the limit.
         file.map_range(..4096).unwrap();
     }));
+}
+
+/// A timer that interrupts every call that waits.
+fn signal_every(period_us: i64) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: the handler does nothing, and any code may be interrupted by it.
+    unsafe { libc::signal(libc::SIGALRM, nothing as extern "C" fn(libc::c_int) as usize) };
+    let interval = libc::timeval { tv_sec: 0, tv_usec: period_us as _ };
+    let timer = libc::itimerval { it_interval: interval, it_value: interval };
+    // SAFETY: the timer outlives the call, and nobody asks for the old one.
+    assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) }, 0);
+}
+
+#[test]
+fn signals_do_not_shorten_the_patience_with_a_mapping() {
+    if !is_alone("signals_do_not_shorten_the_patience_with_a_mapping") {
+        return;
+    }
+    signal_every(1000);
+    for _ in 0..10 {
+        let file = support::files::filled(b"mapped for a while");
+        let map = support::files::map_writable(&file);
+        let started = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                started.wait();
+                // Less than the attempts take together.
+                let until = Instant::now() + Duration::from_millis(8);
+                while Instant::now() < until {
+                    thread::yield_now();
+                }
+                drop(map);
+            });
+            started.wait();
+            SealedFile::adopt_read_only(file, &SealPolicy::new()).unwrap();
+        });
+    }
+}
+
+/// A sandbox that denies all of a call may hide why the kernel would refuse, too.
+#[test]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn a_sandbox_that_denies_all_of_fcntl_is_not_a_final_seal() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+    let draft = SealedFile::create("denied").unwrap();
+    let in_thread = || {
+        let rules = [(libc::SYS_fcntl, vec![])].into_iter().collect();
+        let denied = SeccompAction::Errno(libc::EPERM as u32);
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).unwrap();
+        let filter: BpfProgram = filter.try_into().unwrap();
+        if let Err(error) = apply_filter(&filter) {
+            return eprintln!("not tested: no filter can be set here: {error}");
+        }
+        let error = draft.seal_read_only().unwrap_err();
+        assert_eq!(error.reason(), SealFailure::Other);
+        assert_eq!(errno_in(&error), Some(Errno::PERM));
+        assert!(format!("{error:?}").contains("F_ADD_SEALS"), "{error:?}");
+    };
+    thread::spawn(in_thread).join().unwrap();
 }
 
 #[test]

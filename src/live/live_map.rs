@@ -183,8 +183,7 @@ impl LiveMap {
     ///
     /// # Errors
     ///
-    /// [`OutOfBounds`]. A range that ends before it begins is out of bounds, too. Its `len` is the difference
-    /// modulo 2⁶⁴.
+    /// [`OutOfBounds`], also for a range that ends before it begins.
     pub fn to_vec(&self, range: impl RangeBounds<u64>) -> Result<Vec<u8>, OutOfBounds> {
         self.map.to_vec(range)
     }

@@ -56,6 +56,8 @@ const CALLS: &[(&str, c_long, u8)] = &[
     ("mmap", libc::SYS_mmap, 4),
     ("nanosleep", libc::SYS_nanosleep, 5),
     ("newfstatat", libc::SYS_newfstatat, 5),
+    #[cfg(target_arch = "x86_64")]
+    ("open", libc::SYS_open, 5),
     ("openat", libc::SYS_openat, 5),
     ("openat2", libc::SYS_openat2, 5),
     ("pipe2", libc::SYS_pipe2, 5),

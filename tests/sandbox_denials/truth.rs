@@ -180,7 +180,7 @@ pub(crate) fn faults(
 #[rustfmt::skip]
 const CAUSES: &[(&str, IsMeant)] = &[
     ("cannot carry seals", |call, errno| call == "fcntl(F_GET_SEALS)" && errno == Errno::INVAL),
-    ("seals are final", |_, _| false),
+    ("no more seals can be added", |_, _| false),
     ("not open for writing", |_, _| false),
     ("not open for reading", |_, _| false),
     ("lacks the seals", |_, _| false),
@@ -190,7 +190,7 @@ const CAUSES: &[(&str, IsMeant)] = &[
     ("changed while it was copied", |_, _| false),
     ("descriptors were lost", |_, _| false),
     ("mapped from a writable", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
-    ("stayed pinned", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
+    ("are pinned for I/O", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
     ("vm.memfd_noexec", |call, errno| {
         let forbids = || !fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|set| set != b"2\n");
         call == "memfd_create" && errno == Errno::ACCESS && forbids()
