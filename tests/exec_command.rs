@@ -361,7 +361,7 @@ fn a_command_without_proc_is_unsupported() {
         mount("none", "/proc", "tmpfs", MountFlags::empty(), None).unwrap();
         let error = file.command().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("executing the file needs a /proc"), "{error}");
+        assert!(error.to_string().contains("executing the file requires /proc"), "{error}");
         assert!(error.get_ref().unwrap().source().is_some());
 
         // Another file is there instead.

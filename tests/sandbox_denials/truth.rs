@@ -181,7 +181,8 @@ pub(crate) fn faults(
 const CAUSES: &[(&str, IsMeant)] = &[
     ("cannot carry seals", |call, errno| call == "fcntl(F_GET_SEALS)" && errno == Errno::INVAL),
     ("no more seals can be added", |_, _| false),
-    ("not open for writing", |_, _| false),
+    // The descriptor is read-only in the cases where the file is opened again for writing.
+    ("not open for writing", |call, _| call == "openat(/proc)"),
     ("not open for reading", |_, _| false),
     ("lacks the seals", |_, _| false),
     ("did not add the seals", |_, _| false),
@@ -189,7 +190,7 @@ const CAUSES: &[(&str, IsMeant)] = &[
     ("while somebody still writes", is_part_of_the_self_test),
     ("changed while it was copied", |_, _| false),
     ("descriptors were lost", |_, _| false),
-    ("mapped from a writable", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
+    ("a writable mapping of it exists", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
     ("are pinned for I/O", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
     ("vm.memfd_noexec", |call, errno| {
         let forbids = || !fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|set| set != b"2\n");
@@ -206,7 +207,7 @@ const CAUSES: &[(&str, IsMeant)] = &[
     }),
     ("kernel does not know", is_unknown_to_the_kernel),
     ("the kernel has no", is_unknown_to_the_kernel),
-    ("needs Linux", is_unknown_to_the_kernel),
+    ("requires Linux", is_unknown_to_the_kernel),
 ];
 
 type IsMeant = fn(&str, Errno) -> bool;
@@ -229,11 +230,11 @@ fn is_part_of_the_self_test(call: &str, _: Errno) -> bool {
 fn is_translated(call: &str, errno: Errno, told: &str) -> bool {
     let phrase = match (call, errno) {
         ("memfd_create", Errno::NODEV) => "huge pages of this size",
-        ("madvise(MADV_POPULATE_READ)", Errno::INVAL) => "needs Linux 5.14",
+        ("madvise(MADV_POPULATE_READ)", Errno::INVAL) => "requires Linux 5.14",
         ("fcntl(F_ADD_SEALS)", Errno::INVAL) if told.contains("F_SEAL_FUTURE_WRITE") => {
             return true;
         }
-        ("openat(/proc)", Errno::NOENT | Errno::NOTDIR) => "/proc",
+        ("openat(/proc)", Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => "/proc",
         _ if is_part_of_the_self_test(call, errno) => "while somebody still writes",
         _ => return false,
     };
@@ -245,7 +246,8 @@ fn has_kind(call: &str, errno: Errno, kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::Unsupported => {
             is_unknown_to_the_kernel(call, errno)
-                || call == "openat(/proc)" && matches!(errno, Errno::NOENT | Errno::NOTDIR)
+                || call == "openat(/proc)"
+                    && matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
                 || call == "memfd_create" && errno == Errno::NODEV
         }
         ErrorKind::OutOfMemory => is_lack_of_memory(call, errno),
