@@ -9,7 +9,7 @@
 //!
 //! * read a message from an untrusted peer in place, without copying and without `unsafe`;
 //! * make a value once, and share it with any number of processes;
-//! * turn whatever a descriptor refers to into bytes that stay as they are.
+//! * turn whatever a descriptor refers to into bytes that never change.
 //!
 //! The crate does not map files on disk (it can copy them in). Memory that both sides write can be shared
 //! as well, but never as a `&[u8]`. For one reader that reads once, a pipe or a socket is faster. Sealing pays where bytes are
@@ -174,7 +174,7 @@
 //! |---|---|
 //! | Linux | the guarantees are claimed from 5.4 on, and tested on kernels from 5.10 to 7.3 |
 //! | Android | the same kernel; compiled, not tested |
-//! | FreeBSD | as far as it goes: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/thread-self/fd`; compiled, not tested |
+//! | FreeBSD | in part: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/thread-self/fd`; compiled, not tested |
 //! | others | the build stops |
 
 #[cfg(doctest)]

@@ -55,11 +55,20 @@ fn a_denied_system_call_ends_in_success_or_in_the_truth() {
     eprintln!("{} denials in {:.1?}", table.len(), start.elapsed());
     if std::env::var_os("SEALED_MMAP_DENIALS").is_some() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/denials.md");
-        std::fs::write(path, table.to_markdown()).unwrap();
+        std::fs::write(path, INTRODUCTION.to_owned() + &table.to_markdown()).unwrap();
     }
     let faults = table.faults();
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
+
+const INTRODUCTION: &str = "# Denied system calls\n\
+\n\
+What each operation does when a sandbox, or the kernel, denies one of its system calls. `#2` is the second call of that kind; without a number\n\
+all of them are denied. Either the operation succeeds in another way, or its error tells the truth: its chain names the errno, the value\n\
+comes back as it was, and nothing is left behind. `SEALED_MMAP_DENIALS=1 cargo test --test sandbox_denials` writes this page;\n\
+`cargo test` checks all of it.\n\
+\n\
+";
 
 fn try_denials(operation: &Operation, table: &mut Table) {
     let undenied = operation.try_with(None);
