@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use crate::failure::explained;
 use crate::file::receive::{ReceiveError, accept};
 use crate::file::sealed::SealedFile;
 use crate::live::SharedMap;
@@ -14,7 +15,7 @@ use crate::seals::Seals;
 use crate::state::SizeSealed;
 use crate::sys;
 
-/// A shared file: the length cannot fall, and everybody who has the file may write.
+/// A shared file: the file cannot shrink, and everybody who has the file may write.
 impl SealedFile<SizeSealed> {
     /// Receives a shared file from a peer that need not be trusted.
     ///
@@ -104,34 +105,26 @@ impl SealedFile<SizeSealed> {
     }
 
     fn expect_writable(&self) -> io::Result<()> {
-        let denied = |error| Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
+        let denied = |why: &str, errno: Errno| {
+            let message = format!("cannot map the file for writing: {why}");
+            Err(explained(io::ErrorKind::PermissionDenied, message, io::Error::from(errno)))
+        };
         if !sys::access(self.as_fd())?.write {
-            return denied(NotWritable::Descriptor(Errno::ACCESS.into()));
+            let why = "its descriptor is open for reading only; the sender must send one that is open \
+                       for both (O_RDWR), or map it to read (map_live)";
+            return denied(why, Errno::ACCESS);
         }
         let present = self.get_seals()?;
+        let carries = |seal| format!("it carries the seal {seal} (present: {present})");
         if present.contains(Seals::WRITE) {
-            return denied(NotWritable::Immutable(present, Errno::PERM.into()));
+            let way_on =
+                "it is immutable: receive it with receive_read_only, or map it to read (map_live)";
+            return denied(&format!("{}; {way_on}", carries(Seals::WRITE)), Errno::PERM);
         }
         if present.contains(Seals::FUTURE_WRITE) {
-            return denied(NotWritable::Live(present, Errno::PERM.into()));
+            let way_on = "so that only earlier maps can write; map it to read (map_live)";
+            return denied(&format!("{}, {way_on}", carries(Seals::FUTURE_WRITE)), Errno::PERM);
         }
         Ok(())
     }
-}
-
-/// Why a file cannot be mapped for writing, and what mmap(2) says to that.
-#[derive(Debug, thiserror::Error)]
-enum NotWritable {
-    #[error(
-        "cannot map the file for writing: its descriptor is open for reading only; the sender must          send one that is open for both (O_RDWR), or map it to read (map_live)"
-    )]
-    Descriptor(#[source] io::Error),
-    #[error(
-        "cannot map the file for writing: it carries the seal write (present: {_0}); it is immutable:          receive it with receive_read_only, or map it to read (map_live)"
-    )]
-    Immutable(Seals, #[source] io::Error),
-    #[error(
-        "cannot map the file for writing: it carries the seal future_write (present: {_0}), so that only          earlier maps can write; map it to read (map_live)"
-    )]
-    Live(Seals, #[source] io::Error),
 }
