@@ -55,7 +55,7 @@ impl CreateOptions {
     /// and no signal extends it. What was set when the copy began holds for all of it.
     ///
     /// Any other source that stays silent is waited for without limit, a regular file of a special
-    /// file system included (`/proc/kmsg`, `trace_pipe`, a file in user space). One that never ends,
+    /// file system included (`/proc/kmsg`, `trace_pipe`, a FUSE file). One that never ends,
     /// such as `/dev/zero`, is read until `limit` is exceeded.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl CreateOptions {
     /// # Platform-specific
     ///
     /// On Linux a regular file is copied by `sendfile(2)`. Where a file system or a sandbox does not
-    /// allow that, reading and writing takes its place.
+    /// allow that, the copy falls back to `read(2)` and `write(2)`.
     ///
     /// # Examples
     ///
@@ -161,14 +161,13 @@ impl SealedFile<ReadOnlySealed> {
         CreateOptions::new().copy_of(name, source, limit)
     }
 
-    /// Takes an immutable file, or a copy of a regular file that is not sealed in a way that can be
-    /// relied on. Either way the result is immutable; which of the two it is makes no difference
-    /// to the caller but in time and memory.
+    /// Receives an immutable file, or copies a regular file that is not reliably sealed. The result is
+    /// immutable either way.
     ///
     /// A copy is made where the refusal would be [`NotSealable`], [`MissingSeals`] or
-    /// [`UntrustedWriteSeal`], and only of regular files, for a pipe need never end. The policy's
-    /// length and owner are judged for a copy too, its seals are not. What
-    /// [`copy_of`](Self::copy_of) says about files that change meanwhile holds.
+    /// [`UntrustedWriteSeal`], and only of regular files, because a pipe need never end. The policy's
+    /// length and owner apply to a copy, too; its seals do not. A file that changes meanwhile is copied
+    /// as [`copy_of`](Self::copy_of) describes.
     ///
     /// # Errors
     ///
