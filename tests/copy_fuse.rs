@@ -6,93 +6,26 @@
 
 mod support;
 
-use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
-};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::mount::{UnmountFlags, unmount};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile};
+use support::fuse;
 use support::process::{ENTRY, Peer, Role, role};
 
 const LEN: u32 = 1 << 20;
 
 fn byte_at(offset: u64) -> u8 {
     (offset % 251) as u8
-}
-
-/// Answers what is asked about the file, which is all that this file system has. `fail` is asked
-/// what is wrong with reading at an offset.
-fn serve(mut device: &File, mut fail: impl FnMut(u64) -> Result<(), Errno>) -> io::Result<()> {
-    const GETATTR: u32 = 3;
-    const OPEN: u32 = 14;
-    const READ: u32 = 15;
-    const INIT: u32 = 26;
-    /// So that each read is asked for as it is made, and nothing in advance.
-    const DIRECT_IO: u32 = 1;
-
-    let mut request = vec![0; 1 << 16];
-    loop {
-        let _ = device.read(&mut request)?;
-        let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
-        let answer = match word(4) {
-            // Version 7.31, and writes of a page, of which none comes.
-            INIT => Ok(with(64, &[(0, 7), (4, 31), (20, 4096)])),
-            // The length at 8 and the mode at 60 of the attributes, which are not to be kept.
-            GETATTR => Ok(with(16 + 88, &[(16 + 8, LEN), (16 + 60, 0o100_444), (16 + 64, 1)])),
-            OPEN => Ok(with(16, &[(8, DIRECT_IO)])),
-            READ => {
-                let start = u64::from(word(48));
-                let end = u64::from(LEN).min(start + u64::from(word(56)));
-                fail(start).map(|()| (start..end).map(byte_at).collect())
-            }
-            _ => Err(Errno::NOSYS),
-        };
-        let errno = answer.as_ref().err().map_or(0, |errno| -errno.raw_os_error());
-        let answer = answer.unwrap_or_default();
-        let len = 16 + answer.len() as u32;
-        let head = [&len.to_ne_bytes(), &errno.to_ne_bytes(), &request[8..16]].concat();
-        // Some requests want no answer, and some are interrupted.
-        let _ = device.write(&[head, answer].concat());
-    }
-}
-
-/// A structure of this length that is zero but for some words.
-fn with(len: usize, words: &[(usize, u32)]) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    for (at, word) in words {
-        bytes[*at..at + 4].copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
-}
-
-/// Mounts the file where nobody else sees it.
-fn mounted(at: &Path) -> io::Result<File> {
-    let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    // SAFETY: nobody in this process relies on seeing the mounts of others.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    File::create(at)?;
-    let number = device.as_raw_fd();
-    let options = format!("fd={number},rootmode=100444,user_id=0,group_id=0");
-    let options = CString::new(options).unwrap();
-    let done = mount("moody", at, "fuse", MountFlags::empty(), options.as_c_str());
-    if done.is_err() {
-        fs::remove_file(at)?;
-    }
-    done?;
-    Ok(device)
 }
 
 /// What the file does, in the words of a role.
@@ -154,7 +87,7 @@ fn role_of_another_process() {
     let Some(Role { name, fd: socket, mut parent }) = role() else { return };
     let mood = Mood::of_role(&name);
     let at = std::env::temp_dir().join(format!("sealed-mmap-moody-{}", std::process::id()));
-    let device = match mounted(&at) {
+    let device = match fuse::mounted(&at) {
         Ok(device) => device,
         Err(error) => return parent.tell(error.raw_os_error().unwrap()),
     };
@@ -172,12 +105,13 @@ fn role_of_another_process() {
             }
         });
         // Ends with an error when everybody has closed the file.
-        let _ = serve(&device, |offset| {
+        let read = |offset: u64, count: usize| {
             let answer = mood.answer(offset, reads, failures.load(Ordering::Relaxed));
             reads += 1;
             failures.fetch_add(answer.is_err().into(), Ordering::Relaxed);
-            answer
-        });
+            answer.map(|()| (offset..).take(count).map(byte_at).collect())
+        };
+        let _ = fuse::serve(&device, LEN, fuse::DIRECT_IO, read, |_| Err(Errno::NOSYS));
     });
 }
 

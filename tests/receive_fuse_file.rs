@@ -5,96 +5,30 @@
 
 mod support;
 
-use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::thread;
 
 use memmap2::MmapOptions;
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
-};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::mount::{UnmountFlags, unmount};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{Refusal, SealPolicy, SealedFile};
 use support::files::read_only;
+use support::fuse;
 use support::process::{self, ENTRY, Peer, Role};
 
 const LEN: usize = 4096;
 const FS_IOC_MEASURE_VERITY: u32 = 0xc004_6686;
-
-/// Answers what is asked about the file, which is all that this file system has.
-fn serve(mut device: &File) -> io::Result<()> {
-    const GETATTR: u32 = 3;
-    const OPEN: u32 = 14;
-    const READ: u32 = 15;
-    const INIT: u32 = 26;
-    const IOCTL: u32 = 39;
-
-    let mut reads = 0;
-    let mut request = vec![0; 1 << 16];
-    loop {
-        let _ = device.read(&mut request)?;
-        let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
-        let answer = match word(4) {
-            // Version 7.31, and writes of a page, of which none comes.
-            INIT => with(64, &[(0, 7), (4, 31), (20, 4096)]),
-            // The length at 8 and the mode at 60 of the attributes, which are not to be kept.
-            GETATTR => with(16 + 88, &[(16 + 8, LEN as u32), (16 + 60, 0o100_444), (16 + 64, 1)]),
-            OPEN => with(16, &[]),
-            READ => {
-                reads += 1;
-                vec![reads; (word(56) as usize).min(LEN.saturating_sub(word(48) as usize))]
-            }
-            IOCTL if word(52) == FS_IOC_MEASURE_VERITY => with(16 + 4, &[(16, 1)]),
-            _ => vec![],
-        };
-        let refused = answer.is_empty() && word(4) != READ;
-        let errno = if refused { -Errno::NOSYS.raw_os_error() } else { 0 };
-        let len = 16 + answer.len() as u32;
-        let head = [&len.to_ne_bytes(), &errno.to_ne_bytes(), &request[8..16]].concat();
-        // Some requests want no answer, and some are interrupted.
-        let _ = device.write(&[head, answer].concat());
-    }
-}
-
-/// A structure of this length that is zero but for some words.
-fn with(len: usize, words: &[(usize, u32)]) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    for (at, word) in words {
-        bytes[*at..at + 4].copy_from_slice(&word.to_ne_bytes());
-    }
-    bytes
-}
-
-/// Mounts the file where nobody else sees it.
-fn mounted(at: &Path) -> io::Result<File> {
-    let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    // SAFETY: nobody in this process relies on seeing the mounts of others.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    File::create(at)?;
-    let number = device.as_raw_fd();
-    let options = format!("fd={number},rootmode=100444,user_id=0,group_id=0");
-    let options = CString::new(options).unwrap();
-    let done = mount("impostor", at, "fuse", MountFlags::empty(), options.as_c_str());
-    if done.is_err() {
-        fs::remove_file(at)?;
-    }
-    done?;
-    Ok(device)
-}
 
 /// Not a promise: the other process, which gets the socket to send the file to.
 #[test]
 fn role_of_another_process() {
     let Some(Role { fd: socket, mut parent, .. }) = process::role() else { return };
     let at = std::env::temp_dir().join(format!("sealed-mmap-fuse-{}", std::process::id()));
-    let device = match mounted(&at) {
+    let device = match fuse::mounted(&at) {
         Ok(device) => device,
         Err(error) => return parent.tell(error.raw_os_error().unwrap()),
     };
@@ -106,7 +40,16 @@ fn role_of_another_process() {
             send_fds(&socket, b"file", &[file.as_fd()]).unwrap();
             parent.tell("serving");
         });
-        serve(&device).unwrap();
+        let mut reads = 0;
+        let read = |_, count| {
+            reads += 1;
+            Ok(vec![reads; count])
+        };
+        let ioctl = |request| match request {
+            FS_IOC_MEASURE_VERITY => Ok(fuse::with(16 + 4, &[(16, 1)])),
+            _ => Err(Errno::NOSYS),
+        };
+        fuse::serve(&device, LEN as u32, 0, read, ioctl).unwrap();
     });
 }
 

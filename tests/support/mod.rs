@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
 pub(crate) mod files;
+#[cfg(target_os = "linux")]
+pub(crate) mod fuse;
 pub(crate) mod kernel;
 pub(crate) mod mapping;
 pub(crate) mod process;
