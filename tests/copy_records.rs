@@ -157,20 +157,25 @@ fn a_pipe_in_packet_mode_is_copied_whole() {
     }
 }
 
-fn terminal() -> (File, File) {
+fn terminal() -> Option<(File, File)> {
     let (mut master, mut slave) = (-1, -1);
     let none = std::ptr::null_mut();
     // SAFETY: the descriptors are written to two variables; null is allowed for all that follows.
     let failed = unsafe { libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast()) };
-    assert_eq!(failed, 0, "{}", io::Error::last_os_error());
-    (made(master).into(), made(slave).into())
+    if failed != 0 {
+        let error = io::Error::last_os_error();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        eprintln!("not tested, no terminal can be made here: {error}");
+        return None;
+    }
+    Some((made(master).into(), made(slave).into()))
 }
 
 #[test]
 fn a_terminal_is_copied_up_to_the_end_that_is_typed() {
     const LINES: &[u8] = b"first line\nsecond, without an end";
 
-    let (mut master, slave) = terminal();
+    let Some((mut master, slave)) = terminal() else { return };
     master.write_all(LINES).unwrap();
     // Twice: after an unfinished line the first one only hands that over.
     master.write_all(&[4, 4]).unwrap();

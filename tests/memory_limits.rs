@@ -219,7 +219,8 @@ fn a_private_map_beyond_strict_overcommit_is_an_error() {
 #[test]
 fn a_private_map_has_its_memory_under_strict_overcommit() {
     let Some((_machine, _)) = strict_overcommit() else { return };
-    const LEN: u64 = 8 * MIB;
+    // Each fork asks for the memory of all private maps once more.
+    const LEN: u64 = MIB;
     let filled = SealedFile::from_bytes("filled", vec![1; LEN as usize]).unwrap();
     let (reserved, unreserved) = (hole(LEN), hole(LEN));
     reserved.reserve().unwrap();
