@@ -112,7 +112,8 @@ const CONFIGURATIONS: &[Configuration] = &[
 ];
 
 /// Test binaries for which the kernel makes no difference, or the machine is too slow.
-const LEFT_OUT: &[&str] = &["examples", "latest_model", "sandbox_denials", "types_*"];
+const LEFT_OUT: &[&str] =
+    &["copy_waiting", "examples", "*_model", "sandbox_denials", "socket_deadlines", "types_*"];
 
 /// Examples that run where all tests run, with their arguments.
 const EXAMPLES: &[(&str, &str)] =
