@@ -566,8 +566,8 @@ struct Compositor {
 
 fn compose(path: &Path, frames: Option<u64>) -> Result<()> {
     let listener = bind(path)?;
-    say(format_args!("waiting for a client at {}", path.display()))?;
-    let client = listener.accept();
+    let client = say(format_args!("waiting for a client at {}", path.display()))
+        .and_then(|()| listener.accept().context("no client comes"));
     fs::remove_file(path)?;
     let wire = Wire::new(client?.0)?;
     let objects = HashMap::from([(DISPLAY, Object::Display)]);

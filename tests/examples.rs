@@ -361,6 +361,7 @@ fn a_full_standard_output_is_named() {
         failed(end_of(child), ": standard output: No space left on device");
     }
     assert!(!socket.0.with_extension("other").exists());
+    assert!(!socket.0.with_extension("wlshm").exists());
 }
 
 #[test]
@@ -376,6 +377,7 @@ fn a_closed_output_is_no_reason_to_complain() {
         assert_eq!((output.status.code(), &*complaints), (Some(status), ""), "{example:?}");
     }
     assert!(!socket.0.with_extension("other").exists());
+    assert!(!socket.0.with_extension("wlshm").exists());
 }
 
 /// The runtime of Rust opens `/dev/null` in their place.

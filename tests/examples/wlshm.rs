@@ -108,7 +108,7 @@ impl RawClient {
 
     /// The compositor ends with this complaint, which it has sent, too.
     #[track_caller]
-    fn is_refused(mut self, complaint: &str) -> String {
+    fn refused_for(mut self, complaint: &str) -> String {
         let mut events = Vec::new();
         let _ = self.socket.read_to_end(&mut events); // also the end of what lies unread there
         let output = end_of(self.compositor);
@@ -159,7 +159,7 @@ fn a_pool_that_can_shrink_is_refused_by_name_and_copied() {
     // Now it shrinks. A map would be SIGBUS.
     file.set_len(0).unwrap();
     client.commit();
-    let shown = client.is_refused("cannot read the pool");
+    let shown = client.refused_for("cannot read the pool");
     assert!(shown.contains("is not mapped, its frames are copied by descriptor"), "{shown}");
     assert!(shown.contains("the file lacks the seals shrink"), "{shown}");
     assert!(shown.contains(&format!("{crc} of pool 6, copied by descriptor")), "{shown}");
@@ -196,9 +196,9 @@ fn a_buffer_that_leaves_its_pool_is_a_named_error() {
         client.create_pool(sealed_pool(), 1024);
         client.create_buffer(geometry);
         client.commit();
-        client.is_refused(complaint);
+        client.refused_for(complaint);
     }
-    // Control: what fits exactly, and has gaps between rows, without a last gap that is in the pool.
+    // Control: what fits exactly.
     for geometry in [[0, 16, 16, 64, 0], [960, 16, 1, 64, 1], [4, 1, 255, 4, 1]] {
         let client = RawClient::connect("wlshm-geometry").unwrap();
         client.create_pool(sealed_pool(), 1024);
@@ -237,7 +237,7 @@ fn a_pool_that_is_not_what_the_client_says_is_a_named_error() {
         (pool().0.into(), 1024, Some(1025), "a pool of 1025 bytes has 1024"),
     ] {
         let Some(client) = pool_of(fd, size, resized) else { return };
-        client.is_refused(complaint);
+        client.refused_for(complaint);
     }
 
     // It has grown too much for the compositor after it was received.
@@ -245,7 +245,7 @@ fn a_pool_that_is_not_what_the_client_says_is_a_named_error() {
     let client = pool_of(file.try_clone().unwrap().into(), 1024, None).unwrap();
     file.set_len(1 << 40).unwrap();
     client.request(POOL, 2, &[2048], &[]);
-    client.is_refused("1099511627776");
+    client.refused_for("1099511627776");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_wrong_message_is_a_named_error() {
     for (attack, complaint) in attacks {
         let Some(client) = RawClient::connect("wlshm-message") else { return };
         attack(&client);
-        client.is_refused(complaint);
+        client.refused_for(complaint);
     }
 }
 
@@ -362,10 +362,14 @@ fn a_real_compositor_takes_the_frames() {
         weston.args(["--idle-time=0", "--socket=wayland"]).args(renderer);
         let weston = weston.env("XDG_RUNTIME_DIR", &directory.0).stderr(Stdio::null());
         let mut weston = Running::start(weston);
-        eventually("weston", || {
-            assert_eq!(weston.child.try_wait().unwrap(), None, "weston has ended");
-            UnixStream::connect(&socket).ok()
+        let ended = eventually("weston", || {
+            let ended = weston.child.try_wait().unwrap().map(Some);
+            ended.or_else(|| UnixStream::connect(&socket).ok().map(|_| None))
         });
+        if let Some(status) = ended {
+            eprintln!("not tested with weston {renderer:?}: it does not start here: {status}");
+            continue;
+        }
         let shown = crate::succeeds(client.arg("--frames=30"), b"");
         assert!(shown.contains("the pool grew to 2850816 bytes"), "{shown}");
         assert!(shown.contains("the compositor has taken 30 frames"), "{shown}");
@@ -390,7 +394,8 @@ fn a_real_client_has_its_pool_mapped() {
     let first = compositor.says("frame 0: 250x250");
     let last = compositor.says("frame 19: 250x250");
     assert!(last.ends_with("copied from a map of 250000 bytes"), "{last}");
-    assert_ne!(frames(&first)[0][3..], frames(&last)[0][4..], "it does not draw");
+    let checksum = |line: &str| line.split_once("CRC").map(|(_, rest)| rest[..9].to_owned());
+    assert_ne!(checksum(&first), checksum(&last), "it does not draw");
     compositor.says("20 frames were enough");
     assert!(compositor.status().success());
 }
