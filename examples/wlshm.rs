@@ -608,7 +608,9 @@ impl Compositor {
             return say(format_args!("the client is gone in a message, after {frames} frames"));
         }
         match self.objects.values().any(is_surface) {
-            true => say(format_args!("the client is gone in between, after {frames} frames")),
+            true => {
+                say(format_args!("the client is gone with its surface up, after {frames} frames"))
+            }
             false => say(format_args!("the client has left after {frames} frames")),
         }
     }

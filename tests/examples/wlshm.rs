@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use sealed_mmap::socket::send_fds;
@@ -279,7 +280,7 @@ fn a_client_that_is_killed_is_said_to_be_gone() {
     let client = Running::start(client.arg("--frames=1000000"));
     compositor.says("frame 20");
     client.signal(Signal::KILL);
-    compositor.says("the client is gone in");
+    compositor.says("the client is gone with its surface up");
     assert!(compositor.status().success());
 
     let client = RawClient::connect("wlshm-half").unwrap();
@@ -305,6 +306,31 @@ fn a_compositor_that_refuses_ends_or_hangs_is_named() {
         failed(end_of(child), &format!("wlshm: {name}: {complaint}"));
     }
     fails(&mut client, b"", &format!("wlshm: {name}: the peer says nothing for 5s"));
+}
+
+#[test]
+fn a_client_does_not_draw_into_a_buffer_that_is_in_use() {
+    let socket = Temp::named("wlshm-release");
+    let Some(mut client) = wlshm("client", &socket.0) else { return };
+    let listener = UnixListener::bind(&socket.0).unwrap();
+    let client = Running::start(client.arg("--frames=9"));
+    let mut compositor = listener.accept().unwrap().0;
+    let mut event = |object: u32, arguments: &[u8]| {
+        let head = (8 + arguments.len() as u32) << 16;
+        let bytes = [&object.to_ne_bytes(), &head.to_ne_bytes(), arguments].concat();
+        compositor.write_all(&bytes).unwrap();
+    };
+    // What the registry says, and that this is all.
+    for (name, interface) in [(1_u32, &b"wl_compositor\0\0\0"[..]), (2, b"wl_shm\0\0")] {
+        let len = interface.iter().filter(|byte| **byte != 0).count() as u32 + 1;
+        let words = [&name.to_ne_bytes(), &len.to_ne_bytes(), interface];
+        event(2, &[&words.concat()[..], &1_u32.to_ne_bytes()].concat());
+    }
+    event(3, &[0; 4]);
+    client.says("drew frame 1");
+    client.lines.recv_timeout(Duration::from_millis(300)).unwrap_err();
+    event(BUFFER + 1, &[]); // the first of its two
+    client.says("drew frame 2");
 }
 
 #[test]
