@@ -12,6 +12,8 @@ mod quickstart;
 #[path = "examples/self_copy.rs"]
 mod self_copy;
 mod support;
+#[path = "examples/wlshm.rs"]
+mod wlshm;
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -315,6 +317,7 @@ fn an_empty_argument_is_no_file() {
         ("dashboard", &["publish", ""]),
         ("self-copy", &[""]),
         ("journal", &["send", ""]),
+        ("wlshm", &["client", ""]),
     ] {
         let Some(mut example) = example(name) else { return };
         fails(example.args(arguments), b"", "unexpected argument \"\"");
@@ -323,7 +326,7 @@ fn an_empty_argument_is_no_file() {
 
 #[test]
 fn help_is_not_an_error() {
-    for name in ["quickstart", "frames", "dashboard", "self-copy", "journal"] {
+    for name in ["quickstart", "frames", "dashboard", "self-copy", "journal", "wlshm"] {
         for flag in ["--help", "-h"] {
             let Some(mut example) = example(name) else { return };
             let usage = format!("usage: {name} ");
@@ -343,7 +346,9 @@ fn all_that_print(socket: &Path) -> Option<(Vec<Command>, Running)> {
     let watch = dashboard::dashboard("watch", socket)?;
     let mut help = example("self-copy")?;
     help.arg("--help");
-    Some((vec![quickstart, frames, publish, watch, help], publisher))
+    let mut compositor = example("wlshm")?;
+    compositor.arg("compositor").arg(socket.with_extension("wlshm"));
+    Some((vec![quickstart, frames, publish, watch, help, compositor], publisher))
 }
 
 #[test]
@@ -356,6 +361,7 @@ fn a_full_standard_output_is_named() {
         failed(end_of(child), ": standard output: No space left on device");
     }
     assert!(!socket.0.with_extension("other").exists());
+    assert!(!socket.0.with_extension("wlshm").exists());
 }
 
 #[test]
@@ -363,7 +369,7 @@ fn a_closed_output_is_no_reason_to_complain() {
     let socket = Temp::named("closed");
     let Some((examples, _publisher)) = all_that_print(&socket.0) else { return };
     // The frames arrive all the same.
-    for (mut example, status) in examples.into_iter().zip([1, 0, 1, 1, 1]) {
+    for (mut example, status) in examples.into_iter().zip([1, 0, 1, 1, 1, 1]) {
         let (reader, output) = pipe();
         drop(reader);
         let output = end_of(example.stdout(output).stderr(Stdio::piped()).spawn().unwrap());
@@ -371,6 +377,7 @@ fn a_closed_output_is_no_reason_to_complain() {
         assert_eq!((output.status.code(), &*complaints), (Some(status), ""), "{example:?}");
     }
     assert!(!socket.0.with_extension("other").exists());
+    assert!(!socket.0.with_extension("wlshm").exists());
 }
 
 /// The runtime of Rust opens `/dev/null` in their place.
