@@ -251,7 +251,7 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
 fn fill_holes(fd: BorrowedFd<'_>, len: u64) -> rustix::io::Result<()> {
     // A signal makes the kernel undo the whole call. Without smaller steps a timer that keeps
     // firing would keep it from ever ending.
-    const SMALLEST_STEP: u64 = 1 << 20;
+    const SMALLEST_STEP: u64 = 64 << 10;
 
     let (mut done, mut step, mut interruptions) = (0, len, Interruptions::new());
     while done < len {
