@@ -76,11 +76,11 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::SocketAddr;
 
 use rustix::cmsg_space;
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, socket_type};
 
 use crate::failure::while_doing;
@@ -504,9 +504,11 @@ fn recv_into(
             "descriptors were lost: too many open files, or refused by a security module",
         ));
     }
-    for fd in fds.iter_mut().skip(before).filter(|fd| fd.as_raw_fd() < 3) {
-        // Assigning closes the lower one.
-        *fd = match fcntl_dupfd_cloexec(&*fd, 3) {
+    for fd in fds.iter_mut().skip(before) {
+        match sys::above_standard_descriptors(fd.as_fd()) {
+            Ok(None) => {}
+            // Assigning closes the lower one.
+            Ok(Some(higher)) => *fd = higher,
             // No number is free, or none is allowed.
             Err(Errno::MFILE | Errno::INVAL) => {
                 return Err(io::Error::new(
@@ -514,8 +516,8 @@ fn recv_into(
                     "a descriptor was lost: too many open files, no number above 2 is left",
                 ));
             }
-            done => done?,
-        };
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok((len, sender))
 }

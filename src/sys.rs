@@ -364,7 +364,7 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> 
             Err(Errno::ACCESS) => return Err(Errno::ACCESS.into()),
             done => done.map_err(while_doing("reopen the file (/proc/thread-self/fd)"))?,
         };
-    let again = above_standard_descriptors(again)?;
+    let again = above_standard_descriptors(again.as_fd())?.unwrap_or(again);
     // In a sandbox /proc can be anything. Seals only become more, so the older ones are read first.
     let seals = get_seals(fd)?;
     let is_same_file =
@@ -380,18 +380,20 @@ fn astray(doing: &'static str, source: Option<io::Error>) -> io::Error {
     explained(io::ErrorKind::Unsupported, message, source)
 }
 
-/// Moves a descriptor that is 0, 1 or 2.
-pub(crate) fn above_standard_descriptors(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
+/// For a descriptor that is 0, 1 or 2, one of the same description that is not.
+pub(crate) fn above_standard_descriptors(
+    fd: BorrowedFd<'_>,
+) -> rustix::io::Result<Option<OwnedFd>> {
     if fd.as_raw_fd() >= FIRST_OF_OUR_DESCRIPTORS {
-        return Ok(fd);
+        return Ok(None);
     }
-    rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OF_OUR_DESCRIPTORS)
+    rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OF_OUR_DESCRIPTORS).map(Some)
 }
 
 #[cfg(target_os = "freebsd")]
 pub(crate) fn reopen(_fd: BorrowedFd<'_>, _writable: bool) -> io::Result<OwnedFd> {
-    let message = "FreeBSD cannot open an anonymous file anew";
-    Err(io::Error::new(io::ErrorKind::Unsupported, message))
+    let message = "FreeBSD cannot reopen an anonymous file";
+    Err(explained(io::ErrorKind::Unsupported, message, None))
 }
 
 /// Lets the description wait again, which [`reopen`] has opened so that opening did not.
