@@ -262,11 +262,12 @@ fn copy_regular(source: BorrowedFd<'_>, target: &File, len: u64, limit: u64) -> 
         match sys::uninterrupted(|| sys::send_file(target, source, copied, len - copied)) {
             Ok(0) => break,
             Ok(count) => copied += count as u64,
-            // Of the data, or of the memory that it goes to.
-            Err(error @ (Errno::IO | Errno::NOSPC | Errno::NOMEM | Errno::FBIG | Errno::DQUOT)) => {
+            // Of the memory that the data goes to.
+            Err(error @ (Errno::NOSPC | Errno::NOMEM | Errno::FBIG | Errno::DQUOT)) => {
                 return Err(error.into());
             }
-            // Of the way, and there is another one.
+            // Of the way, and there is another one; or of the data, which reading finds, too. Linux 7.3
+            // answers EIO whatever the file system said.
             Err(_) => break,
         }
     }
