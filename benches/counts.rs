@@ -53,7 +53,7 @@ type Rounds = fn(u64) -> Result<(), Failure>;
 const OPERATIONS: [(&str, Rounds, Rounds); 7] = [
     (
         "`from_bytes`",
-        |rounds| repeat(rounds, || Ok(SealedFile::from_bytes(NAME, &BYTES)?)),
+        |rounds| repeat(rounds, || Ok(SealedFile::from_bytes(NAME, BYTES)?)),
         |rounds| {
             repeat(rounds, || {
                 let file = hand::memfd()?;
@@ -149,7 +149,7 @@ fn fill(bytes: &mut [u8]) -> std::io::Result<()> {
 }
 
 fn received(rounds: u64, policy: &SealPolicy) -> Result<(), Failure> {
-    let mut fd = Some(OwnedFd::from(SealedFile::from_bytes(NAME, &BYTES)?));
+    let mut fd = Some(OwnedFd::from(SealedFile::from_bytes(NAME, BYTES)?));
     repeat(rounds, || {
         let sent = fd.take().ok_or("it came back the last time")?;
         let file = SealedFile::receive_read_only(sent, policy)?;
@@ -163,7 +163,7 @@ fn received_by_hand(
     rounds: u64,
     reserve: fn(&OwnedFd, usize) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let fd = OwnedFd::from(SealedFile::from_bytes(NAME, &BYTES)?);
+    let fd = OwnedFd::from(SealedFile::from_bytes(NAME, BYTES)?);
     repeat(rounds, || {
         let len = hand::verify(&fd)?;
         reserve(&fd, len)?;
