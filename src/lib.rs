@@ -154,7 +154,7 @@
 //! A system call that a sandbox denies (`EPERM`, `EACCES`, `ENOSYS`) is reported as an error of the
 //! errno's kind that says what was being done; its `source()` is the errno's error. There are two
 //! exceptions: errnos that have a meaning of their own for that call, which are listed with the item, and
-//! what only passes a call on to the file (`Read`, `Write`, `Seek`, `FileExt`, `metadata`).
+//! what only passes a call on (`Read`, `Write`, `Seek`, `FileExt`, `metadata`, sending a message).
 //!
 //! # What is not promised
 //!

@@ -55,7 +55,8 @@
 //! A call that a signal interrupts is repeated. A timeout of the socket (`SO_RCVTIMEO`,
 //! `SO_SNDTIMEO`; [`set_read_timeout`] and [`set_write_timeout`] in `std`) covers all repetitions
 //! together, however many signals arrive: the call ends in `WouldBlock` once the timeout has passed.
-//! A socket without a timeout waits until the message comes.
+//! A socket without a timeout waits until the message comes. Where a sandbox denies the question for
+//! the timeout (`getsockopt`), an interrupted call ends in `Interrupted` instead.
 //!
 //! # Async
 //!
@@ -494,7 +495,8 @@ fn recv_into(
         let mut flags = RecvFlags::empty();
         flags.set(RecvFlags::DONTWAIT, !may_wait);
         receive::<ROOM>(socket, bytes, fds, flags)
-    })?;
+    })
+    .map_err(while_doing("receive a message (recvmsg)"))?;
     if flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE.into());
     }

@@ -92,7 +92,8 @@ impl SealedFile<ReadOnlySealed> {
     ) -> Result<Self, ReceiveError> {
         let fd = fd.into();
         match add_missing(fd.as_fd(), policy) {
-            // SAFETY: as in `receive_read_only`, for it ends in `accept`.
+            // SAFETY: as in `receive_read_only`: `add_missing` ends in `accept`, or in its second half,
+            // `judge_and_reserve`, with the seals that it has just seen.
             Ok(extent) => Ok(unsafe { Self::sealed(fd.into(), Some(extent)) }),
             Err(refusal) => Err(ReceiveError::new(refusal, fd)),
         }

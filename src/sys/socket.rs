@@ -276,7 +276,10 @@ pub(crate) fn retry_until_timeout<T>(
         let (fds, left) =
             if seems_ready { (&mut fds[..0], left.min(PAUSE)) } else { (&mut fds[..], left) };
         // A timeout that cannot be expressed is none.
-        seems_ready = poll(fds, Timespec::try_from(left).ok().as_ref()) == Ok(1);
+        seems_ready = match poll(fds, Timespec::try_from(left).ok().as_ref()) {
+            Err(Errno::INTR) => false,
+            count => count? == 1,
+        };
     }
 }
 
