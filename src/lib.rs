@@ -177,6 +177,8 @@
 //! | FreeBSD | in part: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/thread-self/fd`; compiled, not tested |
 //! | others | the build stops |
 
+pub mod bell;
+pub mod broadcast;
 #[cfg(doctest)]
 mod compile_fail;
 mod copy;
@@ -187,14 +189,18 @@ mod huge_pages;
 pub mod latest;
 mod live;
 mod map;
+mod memory;
 mod policy;
 mod producer;
+mod record;
+pub mod ring;
 mod sealing;
 mod seals;
 pub mod socket;
 pub mod soundness;
 mod state;
 mod sys;
+mod word;
 
 pub use create::CreateOptions;
 pub use file::draft::SealError;

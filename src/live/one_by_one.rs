@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) const WORD: usize = size_of::<usize>();
 
+#[inline]
 pub(crate) fn load(words: &[AtomicUsize], target: &mut [u8]) {
     for (word, bytes) in words.iter().zip(target.chunks_exact_mut(WORD)) {
         bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
@@ -13,6 +14,7 @@ pub(crate) fn load(words: &[AtomicUsize], target: &mut [u8]) {
 /// # Safety
 ///
 /// The words are in memory that can be written.
+#[inline]
 pub(crate) unsafe fn store(words: &[AtomicUsize], source: &[u8]) {
     for (word, bytes) in words.iter().zip(source.chunks_exact(WORD)) {
         let mut value = [0; WORD];

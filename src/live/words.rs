@@ -1,11 +1,12 @@
 //! Copies bytes into and out of words. This module knows nothing of mappings.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::atomic::{AtomicUsize, Relaxed};
 use super::bulk;
 use super::merge::{TRIES, merge};
 use super::one_by_one::WORD;
+use crate::memory::{Sink, Source};
 
 /// Words that somebody may be writing, in memory that may be read-only: only ever loaded, `Relaxed`.
 #[derive(Clone, Copy)]
@@ -35,6 +36,7 @@ impl<'a> Words<'a> {
     }
 
     /// Copies the bytes from `offset` on, all of which must lie within the words.
+    #[inline]
     pub(crate) fn read(self, offset: usize, target: &mut [u8]) {
         let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
         let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
@@ -64,6 +66,7 @@ impl<'a> Words<'a> {
     /// # Safety
     ///
     /// The words are in memory that can be written.
+    #[inline]
     pub(super) unsafe fn write(
         self,
         offset: usize,
@@ -123,12 +126,17 @@ impl<'a> WordsMut<'a> {
         Self(words)
     }
 
+    pub(crate) fn reborrow(&mut self) -> WordsMut<'_> {
+        WordsMut(self.0)
+    }
+
     #[inline]
     pub(crate) fn store(&mut self, word: usize, value: usize) {
         self.0.word(word).store(value, Relaxed);
     }
 
     /// Copies `source` to `offset`. All of it must fit into the words.
+    #[inline]
     pub(crate) fn write(&mut self, offset: usize, source: &[u8]) {
         // Nobody else stores to the word in between.
         let merge = |word: &AtomicUsize, skip: usize, source: &[u8]| {
@@ -141,7 +149,47 @@ impl<'a> WordsMut<'a> {
     }
 }
 
+impl Source for Words<'_> {
+    #[inline]
+    fn load(&self, word: usize) -> usize {
+        Words::load(*self, word)
+    }
+
+    #[inline]
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        Words::read(*self, offset, bytes);
+    }
+
+    #[inline]
+    fn acquire_fence(&self) {
+        fence(Ordering::Acquire);
+    }
+}
+
+impl Sink for WordsMut<'_> {
+    #[inline]
+    fn store(&mut self, word: usize, value: usize) {
+        WordsMut::store(self, word, value);
+    }
+
+    #[inline]
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        WordsMut::write(self, offset, bytes);
+    }
+
+    #[inline]
+    fn release_fence(&mut self) {
+        fence(Ordering::Release);
+    }
+
+    #[inline]
+    fn full_fence(&mut self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// How many of `len` bytes from `offset` on lie before the next boundary of words.
+#[inline]
 fn before_boundary(offset: usize, len: usize) -> usize {
     (offset.next_multiple_of(WORD) - offset).min(len)
 }
