@@ -46,10 +46,12 @@ pub(crate) trait Sink {
 }
 
 /// The parts of a number, the low one first.
+#[inline]
 pub(crate) fn halves(number: u64) -> [Word; HALVES] {
     std::array::from_fn(|i| (number >> (i * WORD * 8)) as Word)
 }
 
+#[inline]
 pub(crate) fn whole(halves: [Word; HALVES]) -> u64 {
     (0..HALVES).fold(0, |number, i| number | (halves[i] as u64) << (i * WORD * 8))
 }

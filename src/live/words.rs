@@ -37,20 +37,19 @@ impl<'a> Words<'a> {
 
     /// Copies the bytes from `offset` on, all of which must lie within the words.
     #[inline]
-    pub(crate) fn read(self, offset: usize, target: &mut [u8]) {
-        let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
-        let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
-        let first = offset.div_ceil(WORD);
-        let end = first + whole.len() / WORD;
-
-        if !head.is_empty() {
-            let word = self.load(offset / WORD).to_ne_bytes();
-            head.copy_from_slice(&word[offset % WORD..][..head.len()]);
+    pub(crate) fn read(self, mut offset: usize, mut target: &mut [u8]) {
+        let skip = offset % WORD;
+        if skip != 0 {
+            let (head, rest) = target.split_at_mut((WORD - skip).min(target.len()));
+            head.copy_from_slice(&self.load(offset / WORD).to_ne_bytes()[skip..][..head.len()]);
+            (offset, target) = (offset - skip + WORD, rest);
         }
-        bulk::load(&self.0[first..end], whole);
+        let (whole, tail) = target.split_at_mut(target.len() - target.len() % WORD);
+        let words = &self.0[offset / WORD..];
+        let (words, after) = words.split_at(whole.len() / WORD);
+        bulk::load(words, whole);
         if !tail.is_empty() {
-            let word = self.load(end).to_ne_bytes();
-            tail.copy_from_slice(&word[..tail.len()]);
+            tail.copy_from_slice(&after[0].load(Relaxed).to_ne_bytes()[..tail.len()]);
         }
     }
 
@@ -69,22 +68,23 @@ impl<'a> Words<'a> {
     #[inline]
     pub(super) unsafe fn write(
         self,
-        offset: usize,
-        source: &[u8],
+        mut offset: usize,
+        mut source: &[u8],
         merge: impl Fn(&AtomicUsize, usize, &[u8]),
     ) {
-        let (head, rest) = source.split_at(before_boundary(offset, source.len()));
-        let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
-        let first = offset.div_ceil(WORD);
-        let end = first + whole.len() / WORD;
-
-        if !head.is_empty() {
-            merge(self.word(offset / WORD), offset % WORD, head);
+        let skip = offset % WORD;
+        if skip != 0 {
+            let (head, rest) = source.split_at((WORD - skip).min(source.len()));
+            merge(self.word(offset / WORD), skip, head);
+            (offset, source) = (offset - skip + WORD, rest);
         }
+        let (whole, tail) = source.split_at(source.len() - source.len() % WORD);
+        let words = &self.0[offset / WORD..];
+        let (words, after) = words.split_at(whole.len() / WORD);
         // SAFETY: this function's obligation.
-        unsafe { bulk::store(&self.0[first..end], whole) };
+        unsafe { bulk::store(words, whole) };
         if !tail.is_empty() {
-            merge(self.word(end), 0, tail);
+            merge(&after[0], 0, tail);
         }
     }
 }
@@ -186,12 +186,6 @@ impl Sink for WordsMut<'_> {
     fn full_fence(&mut self) {
         fence(Ordering::SeqCst);
     }
-}
-
-/// How many of `len` bytes from `offset` on lie before the next boundary of words.
-#[inline]
-fn before_boundary(offset: usize, len: usize) -> usize {
-    (offset.next_multiple_of(WORD) - offset).min(len)
 }
 
 #[cfg(test)]
