@@ -33,7 +33,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! [Which one?](crate::latest#which-to-use) compares this with everything else here.
+//! [`choosing`](crate::choosing) compares this with everything else here.
 //!
 //! # How subscribers are woken
 //!

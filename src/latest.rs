@@ -2,8 +2,8 @@
 //!
 //! A [`Publisher`] makes a live file that holds the last few values. A [`Subscriber`] on that file
 //! copies the newest one out: always a whole value, and never one older than it returned before. A
-//! subscriber can sleep until there is a newer value. The publisher does not know its subscribers. No
-//! subscriber can block or disturb the publisher, or change a byte.
+//! subscriber can sleep until there is a newer value. No subscriber can block or disturb the publisher, or
+//! change a byte.
 //!
 //! Each value has a slot with a sequence number, checked after the copy: a *seqlock* with several
 //! slots. A reader retries only if the publisher has come around to the slot that it is copying.
@@ -35,31 +35,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # Which to use
-//!
-//! | | immutable files | live file | newest value |
-//! |---|---|---|---|
-//! | types | [`SealedFile`] | [`Producer`], [`LiveMap`] | [`Publisher`], [`Subscriber`] |
-//! | for | frames, messages, anything large, anything of which every piece must arrive | counters, tables, a layout of your own | state of which only the newest matters |
-//! | a reader gets | `&[u8]` in place | a copy | a copy |
-//! | what a reader gets whole | the file | a word | a value |
-//! | a value can be missed | no | yes | yes, all but the newest |
-//! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call to wake waiting subscribers |
-//! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
-//! | length of a value | any | fixed | up to a fixed capacity |
-//! | who can write | nobody, ever again | the one [`Producer`] | the one [`Publisher`] |
-//! | seals | `WRITE`, `SHRINK`; on files made here also `GROW` and `SEAL` | `FUTURE_WRITE`, `SHRINK`; on files made here also `GROW` | as a live file |
-//! | can become immutable | is | by [`Producer::finish`] | no |
-//! | order between calls | nothing changes | a reader that has seen something new sees nothing older afterwards | sequence numbers never decrease |
-//! | reading allocates | nothing | the copy | the copy; no memory is an error |
-//! | reading can raise `SIGBUS` | in holes\* | in holes\* | in holes\* |
-//! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`), from sleeping and from waking, make them allocate up to the capacity, leave holes\* |
-//! | a hostile reader can, to other readers | move the offset of a description that they share | the same, and keep the file from being finished | the same, and [delay their wake-ups](#one-reader-against-another) by up to a second |
-//! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
-//!
-//! \* A hole is memory that was never written; reading it allocates memory, and fails if there is none.
-//! A [`Producer`] and a [`Publisher`] leave no holes; against those of others there is
-//! [`SealPolicy::reserve`](crate::SealPolicy::reserve).
+//! [`choosing`](crate::choosing) compares this with everything else here.
 //!
 //! # Guarantees
 //!
@@ -81,21 +57,14 @@
 //!
 //! To the publisher, of any readers: they cannot write, and the publisher never waits for them.
 //! [`publish_without_wake`](Publisher::publish_without_wake) is wait-free.
-//! [`publish`](Publisher::publish) adds a system call that wakes waiting subscribers. The call does
-//! not block, but takes longer the more subscribers there are to wake. It is made even if there are
-//! none: subscribers can only read, and so cannot tell the publisher that they sleep.
 //!
-//! # One reader against another
+//! # How subscribers are woken
 //!
-//! All subscribers sleep on the same word of the file (`futex(2)`), and the kernel lets anybody who
-//! can read the word wake its sleepers, or move them to a word of their own choice (`FUTEX_REQUEUE`),
-//! where [`publish`](Publisher::publish) does not wake them. So one reader can silence the others.
-//!
-//! Therefore [`wait`](Subscriber::wait) sleeps for at most one second at a time, and then looks
-//! again. A silenced subscriber learns of a value, or of the end of the publisher, at most one second
-//! late. The same holds for values published
-//! [without a wake-up](Publisher::publish_without_wake). `Duration::MAX` is no exception: such a wait
-//! ends when the publisher ends, whatever other readers do.
+//! A subscriber that is [`Anonymous`] has the file and sleeps at the shared bell; the publisher does not
+//! know it, and makes a system call for each value in case somebody sleeps. A [`Registered`] one was
+//! [admitted](Publisher::admit) over a connection and has a private bell; it costs a system call only if
+//! it sleeps. [`bell`](crate::bell) tells what each can rely on, and how one reader could silence the
+//! other anonymous ones for a second.
 //!
 //! # Not guaranteed
 //!
@@ -105,8 +74,8 @@
 //! * That reading succeeds while the publisher overwrites values faster than they can be copied. A
 //!   reader that the publisher laps starts over, with the newest value at that time. After a hundred
 //!   attempts [`latest`](Subscriber::latest) fails with `WouldBlock`.
-//! * That the end of a publisher is announced: a publisher that is killed, or never dropped, falls
-//!   silent. A subscriber that waits without a timeout then waits forever.
+//! * That anonymous subscribers learn of the end of a publisher that is killed: it falls silent. One that
+//!   waits without a timeout then waits forever. A registered subscriber is told.
 //! * On 32-bit targets, that a killed publisher leaves its last value. If it is killed while both
 //!   halves of the sequence number change, once in 2³¹ values, nothing can be read afterwards:
 //!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or reports no value.
@@ -399,12 +368,11 @@ impl Subscriber {
     ///
     /// With a timeout of zero this only looks, without a system call. [`Duration::MAX`] means no timeout.
     /// Each sleep is capped at one second; then the subscriber looks again. So a new value, or the end of
-    /// the publisher, is noticed within a second, even if [another
-    /// reader](crate::latest#one-reader-against-another) has moved the sleepers to another futex.
+    /// the publisher, is noticed within a second, even if [another reader](crate::bell) has moved the
+    /// sleepers to another futex.
     ///
-    /// An event loop cannot wait for values, because there is no descriptor to poll. Wait in a thread
-    /// that writes to a pipe or eventfd of the loop. Or have the publisher send a byte after each value,
-    /// on the socket that carried its file.
+    /// An event loop cannot wait like this, because there is no descriptor to poll: a
+    /// [`Registered`] subscriber has one.
     ///
     /// # Errors
     ///

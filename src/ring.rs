@@ -43,7 +43,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! [Which one?](crate::latest#which-to-use) compares the ring with everything else here. Two rings, one
+//! [`choosing`](crate::choosing) compares the ring with everything else here. Two rings, one
 //! in each direction, make a connection of records; each has a socket of its own.
 //!
 //! # Guarantees
