@@ -465,7 +465,8 @@ pub enum SendError {
     /// It is longer than the [longest](Sender::longest) that ever fits.
     #[error("the record is longer than the ring allows")]
     TooLong(#[source] OutOfBounds),
-    /// The receiver reads no more: it was dropped, or its process has ended.
+    /// The receiver reads no more: it was dropped, or its process has ended. This is noticed when the ring is
+    /// full, or the receiver has to be woken, or in a sleep; records that were sent before that are lost.
     #[error("the receiver is gone")]
     Ended,
     /// The receiver does not keep to the protocol (`InvalidData`), or a system call failed.
@@ -495,6 +496,8 @@ pub struct Receiver {
     peer: Peer,
     ring: protocol::Receiver,
     broken: Option<Broken>,
+    /// What failed after a record had been received, for the next call to say.
+    failed: Option<io::Error>,
 }
 
 /// What there was to receive.
@@ -532,7 +535,8 @@ impl Receiver {
         let theirs = waiter.receive_file(OFFER, policy, timeout)?;
         let (peer, area) = Peer::open(&theirs, protocol::sender_area)?;
         waiter.send_file(REPLY)?;
-        Ok(Self { waiter, peer, ring: protocol::Receiver::new(area), broken: None })
+        let ring = protocol::Receiver::new(area);
+        Ok(Self { waiter, peer, ring, broken: None, failed: None })
     }
 
     /// Returns the capacity in bytes.
@@ -550,8 +554,8 @@ impl Receiver {
     ///
     /// * `InvalidData`: the sender does not keep to the protocol.
     /// * `OutOfMemory`: no memory for the record, which stays in the ring.
-    /// * Those of `poll(2)` and `recv(2)`, which do not fail unless a sandbox denies them: see
-    ///   [Errors](crate#errors).
+    /// * Those of `poll(2)`, `recv(2)` and `send(2)`, which do not fail unless a sandbox denies them or the
+    ///   kernel is out of memory: see [Errors](crate#errors). No record is lost.
     #[inline]
     pub fn recv(&mut self, record: &mut Vec<u8>, timeout: Duration) -> io::Result<Received<usize>> {
         self.take(timeout, |found, words| {
@@ -605,10 +609,10 @@ impl Receiver {
     ///
     /// As [`recv`](Self::recv).
     pub fn arm(&mut self) -> io::Result<bool> {
-        let Self { waiter, peer, ring, broken } = self;
+        let Self { waiter, peer, ring, broken, failed } = self;
         let theirs = peer.map.words();
-        waiter
-            .arm(|| broken.is_some() || ring.has_ended() || !matches!(ring.next(&theirs), Ok(None)))
+        let fails = broken.is_some() || failed.is_some();
+        waiter.arm(|| fails || ring.has_ended() || !matches!(ring.next(&theirs), Ok(None)))
     }
 
     /// Gives the next record to `read`, and then its room back to the sender.
@@ -630,8 +634,7 @@ impl Receiver {
         let done = read(found, &theirs)?;
         let is_told = self.ring.release(&mut self.waiter.file().words_mut(), &theirs, found);
         if is_told && self.ring.is_half_free() {
-            // The record is here, whatever became of the sender.
-            let _ = self.waiter.wake(&mut self.peer);
+            self.failed = self.waiter.wake(&mut self.peer).err();
         }
         Ok(Received::Record(done))
     }
@@ -640,6 +643,9 @@ impl Receiver {
     fn next(&mut self) -> io::Result<Option<Found>> {
         if let Some(broken) = self.broken {
             return Err(broken.into());
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
         self.ring.next(&self.peer.map.words()).map_err(|broken| self.poison(broken))
     }
