@@ -120,6 +120,20 @@ fn exec_flag(_executable: bool) -> MemfdFlags {
     MemfdFlags::empty()
 }
 
+/// A memfd made with one of the exec flags, and by no other way.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn create_with_exec_flag(executable: bool) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | exec_flag(executable);
+    rustix::fs::memfd_create(c"sealed-mmap-probe", flags)
+        .map_err(while_doing("create a file in memory with an exec flag (memfd_create)"))
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn create_with_exec_flag(_executable: bool) -> io::Result<OwnedFd> {
+    let message = "FreeBSD has no exec flags";
+    Err(explained(io::ErrorKind::Unsupported, message, None))
+}
+
 /// The seals that mean something. FreeBSD stores and reports others too, and enforces none of them.
 const ENFORCED: u32 = if cfg!(target_os = "freebsd") { 0x0f } else { !0 };
 
