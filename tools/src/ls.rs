@@ -1,0 +1,475 @@
+//! `sealed ls`: the memfds of all processes that may be seen.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use comfy_table::{
+    Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row as TableRow, Table,
+};
+use sealed_mmap::{SealPolicy, Seals, get_seals};
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::check::names;
+use crate::judge::{State, Verdict, in_short, judge};
+use crate::policy::Policy;
+use crate::proc::{self, Access, FileId, Look, Mapping, Mounts, Process};
+use crate::text;
+
+/// List the memfds that processes have open or mapped, and whether each is safe to map.
+///
+/// Columns:
+///
+///   PID, COMMAND   the process
+///   FD             its descriptor; `map` for a file that is mapped and no longer open
+///   NAME           what the file was called when it was created; nothing else knows it by that
+///   SIZE, MEMORY   its length, and how much memory its pages take
+///   SEALS          what nobody can do any more
+///   MODE           how the descriptor was opened: r-, rw, -w, or path (O_PATH)
+///   MAPPED         how many mappings there are in all processes, and how many of them can write
+///   SAFE TO MAP    yes: an immutable file, which can be read in place;
+///                  copy: mapping is safe, but others write, so bytes must be copied out (live and shared files);
+///                  no: the sender can change or shorten it, and why
+///
+/// A narrow terminal shows fewer columns. Without a terminal all are written, in full. Processes of other users
+/// are seen by root alone; those that could not be read are counted. A file that is only on its way in a socket, or
+/// open in a thread with descriptors of its own, is not found.
+///
+/// The exit status is 0, or 2 if nothing could be read.
+#[derive(Args)]
+#[command(verbatim_doc_comment, visible_alias = "list")]
+pub(crate) struct Arguments {
+    /// Only these processes.
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Vec<i32>,
+    /// Only files whose name contains this.
+    #[arg(short, long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Only processes whose command contains this.
+    #[arg(short, long, value_name = "TEXT")]
+    command: Option<String>,
+    /// Only files that cannot be mapped safely, or of which that cannot be told.
+    #[arg(short, long)]
+    r#unsafe: bool,
+    /// What to sort by.
+    #[arg(short, long, value_enum, default_value = "pid")]
+    sort: Key,
+    /// Sort the other way round.
+    #[arg(short, long)]
+    reverse: bool,
+    /// Print one JSON object, with sizes in bytes and reasons in full.
+    #[arg(long)]
+    json: bool,
+    /// Repeat every so many seconds, until interrupted.
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = seconds)]
+    watch: Option<Duration>,
+    #[command(flatten)]
+    policy: Policy,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Key {
+    /// By process, then by descriptor.
+    Pid,
+    Command,
+    Name,
+    /// The largest first.
+    Size,
+    /// The largest first.
+    Memory,
+    /// Those with the most mappings first.
+    Mapped,
+    /// Those that cannot be mapped safely first.
+    Safe,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let shortest = Duration::from_millis(100);
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    Ok(duration.max(shortest))
+}
+
+/// A descriptor, or a file that a process has mapped and not open.
+#[derive(Serialize)]
+struct Row {
+    pid: i32,
+    command: String,
+    fd: Option<i32>,
+    name: String,
+    inode: u64,
+    size: Option<u64>,
+    memory: Option<u64>,
+    #[serde(serialize_with = "seal_names")]
+    seals: Option<Seals>,
+    access: Option<Access>,
+    mapped: u32,
+    mapped_writable: u32,
+    /// `None` if the file is refused in every state.
+    state: Option<State>,
+    /// Why the file is not accepted as an immutable one.
+    refusal: Option<String>,
+    /// Why that cannot be told.
+    error: Option<String>,
+    #[serde(skip)]
+    in_short: String,
+    #[serde(skip)]
+    id: FileId,
+}
+
+fn seal_names<S: serde::Serializer>(seals: &Option<Seals>, to: S) -> Result<S::Ok, S::Error> {
+    seals.map(names).serialize(to)
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    pid: i32,
+    error: String,
+}
+
+#[derive(Serialize)]
+struct Listing {
+    memfds: Vec<Row>,
+    /// Processes of which descriptors or mappings could not be read.
+    unreadable: Vec<Unreadable>,
+}
+
+pub(crate) fn main(arguments: &Arguments) -> Result<Outcome> {
+    loop {
+        let listing = list(arguments)?;
+        let output = if arguments.json {
+            text::json(&listing)?
+        } else {
+            let terminal = text::terminal();
+            let clear =
+                if arguments.watch.is_some() && terminal.is_some() { "\x1b[H\x1b[2J" } else { "" };
+            let lines = terminal.filter(|_| arguments.watch.is_some()).map(|(_, lines)| lines);
+            format!("{clear}{}", table(&listing, terminal.map(|(columns, _)| columns), lines))
+        };
+        text::print(&output)?;
+        if !arguments.json {
+            eprintln!("{}", summary(&listing));
+        }
+        match arguments.watch {
+            Some(pause) => thread::sleep(pause),
+            None => return Ok(Outcome::Good),
+        }
+    }
+}
+
+fn list(arguments: &Arguments) -> Result<Listing> {
+    let policy = arguments.policy.to_seal_policy();
+    let mounts = Mounts::of_memfds().context("cannot read /proc/self")?;
+    let mut listing = Listing { memfds: Vec::new(), unreadable: Vec::new() };
+    let mut mapped = HashMap::<FileId, (u32, u32)>::new();
+    for pid in proc::pids().context("cannot list /proc")? {
+        let seen = look_at(pid, &mounts, |mapping| {
+            let (all, writable) = mapped.entry(mapping.id).or_default();
+            *all += 1;
+            *writable += u32::from(mapping.is_shared_and_writable);
+        });
+        let is_wanted = arguments.pid.is_empty() || arguments.pid.contains(&pid);
+        match seen {
+            Ok(seen) if is_wanted => {
+                listing.memfds.extend(seen.rows(&policy, &arguments.command));
+            }
+            Ok(_) => {}
+            Err(error) if proc::is_gone(&error) => {}
+            Err(error) if is_wanted => {
+                listing.unreadable.push(Unreadable { pid, error: error.to_string() });
+            }
+            Err(_) => {}
+        }
+    }
+    for pid in &arguments.pid {
+        // It may have ended meanwhile, but was there never one?
+        if let Err(error) = Process::open(&pid.to_string()) {
+            return Err(error).with_context(|| format!("there is no process {pid}"));
+        }
+    }
+    for row in &mut listing.memfds {
+        (row.mapped, row.mapped_writable) = mapped.get(&row.id).copied().unwrap_or_default();
+    }
+    let has_name = |row: &Row| arguments.name.as_ref().is_none_or(|name| row.name.contains(name));
+    listing.memfds.retain(|row| has_name(row) && !(arguments.r#unsafe && row.state.is_some()));
+    sort(&mut listing.memfds, arguments.sort, arguments.reverse);
+    Ok(listing)
+}
+
+/// What a process was seen to have, in one go.
+struct Seen {
+    process: Process,
+    command: String,
+    descriptors: Vec<proc::Descriptor>,
+    /// Files that are mapped and not open, once each.
+    only_mapped: Vec<Mapping>,
+}
+
+fn look_at(pid: i32, mounts: &Mounts, mut count: impl FnMut(&Mapping)) -> io::Result<Seen> {
+    let process = Process::open(&pid.to_string())?;
+    let command = lossy(&process.command()?);
+    let descriptors = process.memfds(mounts)?;
+    let mappings = process.mappings(mounts)?;
+    mappings.iter().for_each(&mut count);
+    let mut known: HashSet<_> = descriptors.iter().map(|descriptor| descriptor.look.id).collect();
+    let only_mapped = mappings.into_iter().filter(|mapping| known.insert(mapping.id)).collect();
+    Ok(Seen { process, command, descriptors, only_mapped })
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_owned()).unwrap_or_else(|_| text::printable_bytes(bytes))
+}
+
+impl Seen {
+    fn rows(self, policy: &SealPolicy, command: &Option<String>) -> Vec<Row> {
+        let Self { process, command: name, descriptors, only_mapped } = self;
+        if command.as_ref().is_some_and(|wanted| !name.contains(wanted)) {
+            return Vec::new();
+        }
+        let row = |fd, file: &[u8], id, inode, look: Option<Look>, access| Row {
+            pid: process.pid,
+            command: name.clone(),
+            fd,
+            name: lossy(file),
+            inode,
+            size: look.map(|look| look.size),
+            memory: look.map(|look| look.memory),
+            seals: None,
+            access,
+            mapped: 0,
+            mapped_writable: 0,
+            state: None,
+            refusal: None,
+            error: None,
+            in_short: String::new(),
+            id,
+        };
+        let mut rows = Vec::new();
+        for proc::Descriptor { number, name, access, look } in descriptors {
+            let mut row = row(Some(number), &name, look.id, look.inode, Some(look), Some(access));
+            match process.take(number) {
+                Ok(fd) => {
+                    // O_PATH does not show the seals.
+                    let seals = get_seals(&fd).or_else(|_| get_seals(process.reopen(number)?));
+                    row.judge(fd, seals.ok(), policy);
+                }
+                Err(error) if proc::is_gone(&error) => continue,
+                Err(error) => row.cannot_tell(&error),
+            }
+            rows.push(row);
+        }
+        for mapping in only_mapped {
+            match process.open_mapped(&mapping) {
+                Ok((look, fd)) => {
+                    let mut row =
+                        row(None, &mapping.name, mapping.id, mapping.inode, Some(look), None);
+                    let seals = get_seals(&fd).ok();
+                    row.judge(fd, seals, policy);
+                    rows.push(row);
+                }
+                Err(error) if proc::is_gone(&error) => {}
+                Err(error) => {
+                    let mut row = row(None, &mapping.name, mapping.id, mapping.inode, None, None);
+                    row.cannot_tell(&error);
+                    rows.push(row);
+                }
+            }
+        }
+        rows
+    }
+}
+
+impl Row {
+    fn judge(&mut self, fd: OwnedFd, seals: Option<Seals>, policy: &SealPolicy) {
+        let Verdict { state, refusal } = judge(fd, policy);
+        self.seals = seals;
+        self.state = state;
+        self.in_short = match (state, &refusal) {
+            (Some(State::Immutable), _) => "yes".to_owned(),
+            (Some(State::Live), _) => "copy: live".to_owned(),
+            (Some(State::Shared), _) => "copy: shared".to_owned(),
+            (None, Some(refusal)) => format!("no: {}", in_short(refusal)),
+            (None, None) => "no".to_owned(),
+        };
+        self.refusal = refusal.map(|refusal| refusal.to_string());
+    }
+
+    fn cannot_tell(&mut self, error: &io::Error) {
+        self.error = Some(error.to_string());
+        self.in_short = format!("cannot tell: {}", error.kind());
+    }
+
+    fn color(&self) -> Option<Color> {
+        match self.state {
+            Some(State::Immutable) => Some(Color::Green),
+            Some(State::Live | State::Shared) => Some(Color::Yellow),
+            None if self.error.is_some() => None,
+            None => Some(Color::Red),
+        }
+    }
+}
+
+fn sort(rows: &mut [Row], key: Key, reverse: bool) {
+    use std::cmp::Reverse;
+
+    // They come by pid and descriptor, and the order is stable.
+    match key {
+        Key::Pid => {}
+        Key::Command => rows.sort_by(|a, b| a.command.cmp(&b.command)),
+        Key::Name => rows.sort_by(|a, b| a.name.cmp(&b.name)),
+        Key::Size => rows.sort_by_key(|row| Reverse(row.size)),
+        Key::Memory => rows.sort_by_key(|row| Reverse(row.memory)),
+        Key::Mapped => rows.sort_by_key(|row| Reverse(row.mapped)),
+        Key::Safe => rows.sort_by_key(|row| Reverse(row.state.map_or(3, |state| state as u8))),
+    }
+    if reverse {
+        rows.reverse();
+    }
+}
+
+struct Column {
+    title: &'static str,
+    is_number: bool,
+    /// To how few cells it may be cut. `None` if it is shown in full or not at all.
+    shortest: Option<u16>,
+    /// When it is left out of a narrow table: the first to go has 1, and 0 stays.
+    goes: u8,
+    content: fn(&Row) -> String,
+}
+
+const fn column(title: &'static str, goes: u8, content: fn(&Row) -> String) -> Column {
+    Column { title, is_number: false, shortest: None, goes, content }
+}
+
+const fn number(title: &'static str, goes: u8, content: fn(&Row) -> String) -> Column {
+    Column { is_number: true, ..column(title, goes, content) }
+}
+
+const fn text(title: &'static str, goes: u8, shortest: u16, content: fn(&Row) -> String) -> Column {
+    Column { shortest: Some(shortest), ..column(title, goes, content) }
+}
+
+const UNKNOWN: &str = "?";
+
+const COLUMNS: [Column; 10] = [
+    number("PID", 0, |row| row.pid.to_string()),
+    text("COMMAND", 6, 8, |row| text::printable(&row.command)),
+    number("FD", 0, |row| row.fd.map_or_else(|| "map".to_owned(), |fd| fd.to_string())),
+    text("NAME", 0, 8, |row| text::printable(&row.name)),
+    number("SIZE", 5, |row| row.size.map_or_else(|| UNKNOWN.to_owned(), text::size)),
+    number("MEMORY", 1, |row| row.memory.map_or_else(|| UNKNOWN.to_owned(), text::size)),
+    column("SEALS", 4, |row| {
+        row.seals.map_or_else(|| UNKNOWN.to_owned(), |seals| seals.to_string())
+    }),
+    column("MODE", 2, |row| row.access.map_or("", Access::in_short).to_owned()),
+    column("MAPPED", 3, |row| match (row.mapped, row.mapped_writable) {
+        (all, 0) => all.to_string(),
+        (all, writable) => format!("{all} ({writable}w)"),
+    }),
+    text("SAFE TO MAP", 0, 20, |row| row.in_short.clone()),
+];
+
+const GAP: u16 = 2;
+
+/// All columns in full, if there is no width to fit.
+fn table(listing: &Listing, width: Option<u16>, lines: Option<u16>) -> String {
+    let rows = &listing.memfds;
+    let width_of = |column: &Column| {
+        let content = rows.iter().map(|row| textwrap::core::display_width(&(column.content)(row)));
+        content.max().unwrap_or(0).max(column.title.len()) as u16
+    };
+    let natural: Vec<u16> = COLUMNS.iter().map(width_of).collect();
+    let least = |index: usize| match COLUMNS[index].shortest {
+        Some(shortest) => natural[index].min(shortest.max(COLUMNS[index].title.len() as u16)),
+        None => natural[index],
+    };
+    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
+    if let Some(width) = width {
+        let needed = |shown: &[usize]| shown.iter().map(|index| least(*index) + GAP).sum::<u16>();
+        while needed(&shown) > width + GAP {
+            let first = shown.iter().filter(|index| COLUMNS[**index].goes > 0);
+            let Some(first) = first.min_by_key(|index| COLUMNS[**index].goes).copied() else {
+                break;
+            };
+            shown.retain(|index| *index != first);
+        }
+    }
+
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(shown.iter().map(|index| Cell::new(COLUMNS[*index].title)));
+    // The header, the summary, and the line for the cursor.
+    let room = lines.map_or(usize::MAX, |lines| usize::from(lines).saturating_sub(4));
+    for row in rows.iter().take(room) {
+        let cells = shown.iter().map(|index| {
+            let cell = Cell::new((COLUMNS[*index].content)(row));
+            match row.color() {
+                Some(color) if *index == COLUMNS.len() - 1 => cell.fg(color),
+                _ => cell,
+            }
+        });
+        let mut row = TableRow::from(cells.collect::<Vec<_>>());
+        row.max_height(1);
+        table.add_row(row);
+    }
+    let mut left = width.map(|width| {
+        let taken: u16 = shown.iter().map(|index| least(*index) + GAP).sum();
+        (width + GAP).saturating_sub(taken)
+    });
+    for (position, index) in shown.iter().enumerate().rev() {
+        let is_last = position == shown.len() - 1;
+        let padding = (0, if is_last { 0 } else { GAP });
+        // What is left goes to the last column first: it is the one that says most.
+        let cells = match &mut left {
+            Some(left) => {
+                let more = (natural[*index] - least(*index)).min(*left);
+                *left -= more;
+                least(*index) + more
+            }
+            None => natural[*index],
+        };
+        if let Some(column) = table.column_mut(position) {
+            column.set_padding(padding).set_delimiter('\0');
+            if COLUMNS[*index].is_number {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            let width = comfy_table::Width::Fixed(cells + padding.1);
+            column.set_constraint(ColumnConstraint::Absolute(width));
+        }
+    }
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(u16::MAX);
+    if width.is_none() {
+        table.force_no_tty();
+    }
+    let mut text = table.trim_fmt();
+    if rows.len() > room {
+        text += &format!("\n… and {} more", rows.len() - room);
+    }
+    text
+}
+
+fn summary(listing: &Listing) -> String {
+    let files: HashMap<_, _> = listing.memfds.iter().map(|row| (row.id, row.memory)).collect();
+    let memory = files.values().flatten().sum();
+    let count =
+        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let mut text = format!("{}, {} of memory", count(files.len(), "file"), text::size(memory));
+    match listing.unreadable.len() {
+        0 => {}
+        unreadable => {
+            text += &format!(
+                "; {} could not be read",
+                count(unreadable, "process").replace("processs", "processes")
+            );
+            if !rustix::process::geteuid().is_root() {
+                text += " (root can)";
+            }
+        }
+    }
+    text
+}
