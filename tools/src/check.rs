@@ -111,6 +111,7 @@ fn open(descriptor: &Path) -> io::Result<OwnedFd> {
             return options.open(descriptor).map(OwnedFd::from);
         }
     };
-    let number = number.parse().map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
-    Process::open(pid)?.take(number)
+    // A descriptor is never negative.
+    let number: Option<i32> = number.parse().ok().filter(|number| *number >= 0);
+    Process::open(pid)?.take(number.ok_or(io::ErrorKind::NotFound)?)
 }

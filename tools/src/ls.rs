@@ -40,7 +40,7 @@ use crate::text;
 /// are seen by root alone; those that could not be read are counted. A file that is only on its way in a socket, or
 /// open in a thread with descriptors of its own, is not found.
 ///
-/// The exit status is 0, or 2 if nothing could be read.
+/// The exit status is 0, or 2 if /proc cannot be read or there is no process with a PID that was asked for.
 #[derive(Args)]
 #[command(verbatim_doc_comment, visible_alias = "list")]
 pub(crate) struct Arguments {
@@ -358,9 +358,9 @@ const UNKNOWN: &str = "?";
 
 const COLUMNS: [Column; 10] = [
     number("PID", 0, |row| row.pid.to_string()),
-    text("COMMAND", 6, 8, |row| text::printable(&row.command)),
+    text("COMMAND", 6, 7, |row| text::printable(&row.command)),
     number("FD", 0, |row| row.fd.map_or_else(|| "map".to_owned(), |fd| fd.to_string())),
-    text("NAME", 0, 8, |row| text::printable(&row.name)),
+    text("NAME", 0, 9, |row| text::printable(&row.name)),
     number("SIZE", 5, |row| row.size.map_or_else(|| UNKNOWN.to_owned(), text::size)),
     number("MEMORY", 1, |row| row.memory.map_or_else(|| UNKNOWN.to_owned(), text::size)),
     column("SEALS", 4, |row| {
@@ -371,7 +371,7 @@ const COLUMNS: [Column; 10] = [
         (all, 0) => all.to_string(),
         (all, writable) => format!("{all} ({writable}w)"),
     }),
-    text("SAFE TO MAP", 0, 20, |row| row.in_short.clone()),
+    text("SAFE TO MAP", 0, 22, |row| row.in_short.clone()),
 ];
 
 const GAP: u16 = 2;
@@ -400,6 +400,27 @@ fn table(listing: &Listing, width: Option<u16>, lines: Option<u16>) -> String {
         }
     }
 
+    let mut widths: Vec<u16> = shown.iter().map(|index| least(*index)).collect();
+    let mut left = match width {
+        Some(width) => (width + GAP).saturating_sub(widths.iter().map(|cells| cells + GAP).sum()),
+        None => u16::MAX,
+    };
+    // Where even the columns that stay are too many, the last one gives way.
+    if let (Some(width), Some(last)) = (width, widths.last().copied()) {
+        let overflow =
+            (widths.iter().map(|cells| cells + GAP).sum::<u16>()).saturating_sub(width + GAP);
+        widths.pop();
+        widths.push(last.saturating_sub(overflow).max(1));
+    }
+    // Those that need the least first: an endless name is cut, and takes nothing from the others.
+    let mut cut: Vec<usize> = (0..shown.len()).collect();
+    cut.sort_by_key(|position| natural[shown[*position]] - widths[*position]);
+    for position in cut {
+        let more = (natural[shown[position]] - widths[position]).min(left);
+        widths[position] += more;
+        left -= more;
+    }
+
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(shown.iter().map(|index| Cell::new(COLUMNS[*index].title)));
@@ -417,28 +438,15 @@ fn table(listing: &Listing, width: Option<u16>, lines: Option<u16>) -> String {
         row.max_height(1);
         table.add_row(row);
     }
-    let mut left = width.map(|width| {
-        let taken: u16 = shown.iter().map(|index| least(*index) + GAP).sum();
-        (width + GAP).saturating_sub(taken)
-    });
-    for (position, index) in shown.iter().enumerate().rev() {
-        let is_last = position == shown.len() - 1;
-        let padding = (0, if is_last { 0 } else { GAP });
-        // What is left goes to the last column first: it is the one that says most.
-        let cells = match &mut left {
-            Some(left) => {
-                let more = (natural[*index] - least(*index)).min(*left);
-                *left -= more;
-                least(*index) + more
-            }
-            None => natural[*index],
-        };
+    for (position, (index, cells)) in shown.iter().zip(widths).enumerate() {
+        let gap = if position == shown.len() - 1 { 0 } else { GAP };
         if let Some(column) = table.column_mut(position) {
-            column.set_padding(padding).set_delimiter('\0');
+            // Not a delimiter that occurs: what is cut is cut to the cell.
+            column.set_padding((0, gap)).set_delimiter('\0');
             if COLUMNS[*index].is_number {
                 column.set_cell_alignment(CellAlignment::Right);
             }
-            let width = comfy_table::Width::Fixed(cells + padding.1);
+            let width = comfy_table::Width::Fixed(cells + gap);
             column.set_constraint(ColumnConstraint::Absolute(width));
         }
     }
