@@ -18,17 +18,21 @@ use crate::policy::Policy;
 use crate::proc::Process;
 use crate::text;
 
+const MORE_HELP: &str = "\
+Exit status:
+  0  the descriptor is accepted
+  1  it is refused
+  2  it cannot be looked at
+
+Examples:
+  sealed check 3 3< /dev/shm/buffer
+  sealed check /proc/1234/fd/7 --max-len 64M --require grow";
+
 /// Say whether a receiver would accept a descriptor, and if not, what the sender has to change.
 ///
-/// Adds no seal and changes no byte. The exit status is 0 if the descriptor is accepted, 1 if it is refused, and
-/// 2 if it cannot be looked at.
-///
-/// Examples:
-///
-///   sealed check 3 3< /dev/shm/buffer
-///   sealed check /proc/1234/fd/7 --max-len 64M --require grow
+/// Adds no seal and changes no byte.
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = MORE_HELP)]
 pub(crate) struct Arguments {
     /// A descriptor of this process by its number, or one of another process as /proc/PID/fd/N.
     descriptor: PathBuf,

@@ -11,21 +11,25 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::text;
 
+const MORE_HELP: &str = "\
+Levels:
+  ok       as it should be
+  unknown  it could not be tried
+  note     few programs need what is missing, or a setting is good to know
+  warning  what programs may rely on fails, or others could get around seals
+  problem  no file can be mapped safely here
+
+Exit status:
+  0  there is no problem; with --strict, no warning either
+  1  there is
+  2  trouble, such as a wrong option";
+
 /// Say what this kernel, this sandbox and this user have and enforce, what it means, and what to change.
 ///
-/// Seals are tried on files of this process, not guessed from the version of the kernel. Each finding is one of
-///
-///   ok        as it should be
-///   note      a feature is missing that few need, or a setting that is good to know
-///   warning   something fails, or gives way to something slower, that programs may rely on; or others could get
-///             around seals
-///   problem   no file can be mapped safely here
-///   unknown   it could not be tried
-///
-/// The exit status is 1 if there is a problem, or, with --strict, a warning; otherwise 0. Sockets are tried, which can
-/// make the kernel load the module af_alg.
+/// Seals are tried on files of this process, not guessed from the version of the kernel. A socket of the crypto API is
+/// tried as well, which can make the kernel load the module af_alg.
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = MORE_HELP)]
 pub(crate) struct Arguments {
     /// Explain the findings that are ok, too.
     #[arg(short, long)]

@@ -1,7 +1,7 @@
 //! `sealed ls`: the memfds of all processes that may be seen.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
@@ -21,28 +21,36 @@ use crate::policy::Policy;
 use crate::proc::{self, Access, FileId, Look, Mapping, Mounts, Process};
 use crate::text;
 
+const MORE_HELP: &str = "\
+Columns:
+  PID, COMMAND  the process
+  FD            its descriptor; `map` for a file that is only mapped
+  NAME          what the file was called when it was created
+  SIZE, MEMORY  its length, and how much memory its pages take
+  SEALS         what nobody can do to it any more
+  MODE          how the descriptor was opened: r-, rw, -w, path (O_PATH)
+  MAPPED        mappings in all processes, and how many of them can write
+  SAFE TO MAP   yes: immutable, can be read in place
+                copy: mapping is safe, but others write (live and shared
+                files), so bytes must be copied out
+                no: it can change or be cut off, and why
+
+Exit status:
+  0  the processes were listed
+  2  /proc cannot be read, or there is no process with a PID that was named
+
+Examples:
+  sealed ls --unsafe --sort size
+  sealed ls --command pipewire --watch
+  sealed ls --json | jq '.memfds[] | select(.state == null) | .refusal'";
+
 /// List the memfds that processes have open or mapped, and whether each is safe to map.
 ///
-/// Columns:
-///
-///   PID, COMMAND   the process
-///   FD             its descriptor; `map` for a file that is mapped and no longer open
-///   NAME           what the file was called when it was created; nothing else knows it by that
-///   SIZE, MEMORY   its length, and how much memory its pages take
-///   SEALS          what nobody can do any more
-///   MODE           how the descriptor was opened: r-, rw, -w, or path (O_PATH)
-///   MAPPED         how many mappings there are in all processes, and how many of them can write
-///   SAFE TO MAP    yes: an immutable file, which can be read in place;
-///                  copy: mapping is safe, but others write, so bytes must be copied out (live and shared files);
-///                  no: the sender can change or shorten it, and why
-///
-/// A narrow terminal shows fewer columns. Without a terminal all are written, in full. Processes of other users
-/// are seen by root alone; those that could not be read are counted. A file that is only on its way in a socket, or
-/// open in a thread with descriptors of its own, is not found.
-///
-/// The exit status is 0, or 2 if /proc cannot be read or there is no process with a PID that was asked for.
+/// A narrow terminal shows fewer columns. Without a terminal all are written, in full. Processes of other users are
+/// seen by root alone; those that could not be read are counted. A file that is only on its way in a socket, or open
+/// in a thread with descriptors of its own, is not found.
 #[derive(Args)]
-#[command(verbatim_doc_comment, visible_alias = "list")]
+#[command(visible_alias = "list", after_long_help = MORE_HELP)]
 pub(crate) struct Arguments {
     /// Only these processes.
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(1..))]
@@ -153,7 +161,8 @@ pub(crate) fn main(arguments: &Arguments) -> Result<Outcome> {
         };
         text::print(&output)?;
         if !arguments.json {
-            eprintln!("{}", summary(&listing));
+            // Whoever does not want to know it may have closed it.
+            let _ = writeln!(io::stderr(), "{}", summary(&listing));
         }
         match arguments.watch {
             Some(pause) => thread::sleep(pause),
@@ -463,21 +472,18 @@ fn table(listing: &Listing, width: Option<u16>, lines: Option<u16>) -> String {
 
 fn summary(listing: &Listing) -> String {
     let files: HashMap<_, _> = listing.memfds.iter().map(|row| (row.id, row.memory)).collect();
-    let memory = files.values().flatten().sum();
-    let count =
-        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let mut text = format!("{}, {} of memory", count(files.len(), "file"), text::size(memory));
+    let memory = text::size(files.values().flatten().sum());
+    let mut text = match files.len() {
+        1 => format!("1 file, {memory} of memory"),
+        count => format!("{count} files, {memory} of memory"),
+    };
     match listing.unreadable.len() {
-        0 => {}
-        unreadable => {
-            text += &format!(
-                "; {} could not be read",
-                count(unreadable, "process").replace("processs", "processes")
-            );
-            if !rustix::process::geteuid().is_root() {
-                text += " (root can)";
-            }
-        }
+        0 => return text,
+        1 => text += "; 1 process could not be read",
+        count => text += &format!("; {count} processes could not be read"),
+    }
+    if !rustix::process::geteuid().is_root() {
+        text += " (root can)";
     }
     text
 }

@@ -10,7 +10,7 @@ mod proc;
 mod run;
 mod text;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,7 +80,8 @@ fn main() -> ExitCode {
         // Whoever read the output has seen enough of it.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sealed: {}", text::printable(&format!("{error:#}")));
+            let message = text::printable(&format!("{error:#}"));
+            let _ = writeln!(io::stderr(), "sealed: {message}");
             trouble.into()
         }
     }

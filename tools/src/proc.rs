@@ -168,7 +168,8 @@ impl Process {
         };
         let number = number.ok_or(Errno::SRCH)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty()).ok();
-        let path = format!("/proc/{}", number.as_raw_nonzero());
+        // Where `/proc` is that of another namespace, `self` leads to this process, and its number does not.
+        let path = format!("/proc/{pid}");
         let dir =
             openat(CWD, path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { pid: number.as_raw_nonzero().get(), pidfd, dir })

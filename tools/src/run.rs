@@ -20,23 +20,27 @@ use crate::text;
 /// Names the descriptors, in the order of the files, separated by commas.
 const VARIABLE: &str = "SEALED_FDS";
 
+const MORE_HELP: &str = "\
+Exit status:
+  that of the command, or
+  125  a file cannot be copied
+  126  the command cannot be executed
+  127  the command is not found
+
+Examples:
+  sealed run weights.bin -- ./worker
+  curl -s https://example.org/data.json | sealed run - -- jq .
+  sealed run old new -- \\
+      sh -c 'IFS=,; set -- $SEALED_FDS; diff /dev/fd/$1 /dev/fd/$2'";
+
 /// Run a command on sealed snapshots of files.
 ///
 /// Each file is copied into a memfd, which is then sealed: whatever happens to the file, the command reads the same
-/// bytes, can map them safely, and can neither change them nor pass on anything that changes. One file becomes the
-/// command's standard input. Several stay open as descriptors, whose numbers are in the environment variable
-/// SEALED_FDS, in the order of the files and separated by commas; what takes a path finds them as /dev/fd/N.
-///
-/// The command takes the place of this tool, so the exit status is the command's. As for env(1) it is 126 if the
-/// command cannot be executed, 127 if it is not found, and 125 if a file cannot be copied.
-///
-/// Examples:
-///
-///   sealed run weights.bin -- ./worker
-///   curl -s https://example.org/data.json | sealed run - -- jq .
-///   sealed run old new -- sh -c 'IFS=,; set -- $SEALED_FDS; diff /dev/fd/$1 /dev/fd/$2'
+/// bytes and can map them safely. One file becomes the command's standard input. Several stay open as descriptors, whose
+/// numbers are in the environment variable SEALED_FDS, in the order of the files and separated by commas; what takes a
+/// path finds them as /dev/fd/N. The command takes the place of this tool.
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = MORE_HELP)]
 pub(crate) struct Arguments {
     /// Files to copy: a disk file whole, a pipe to its end. `-` is standard input.
     #[arg(required = true)]

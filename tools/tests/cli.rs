@@ -17,7 +17,7 @@ fn help_explains_each_subcommand_and_its_exit_status() {
     for name in SUBCOMMANDS {
         let Ran { out, status, .. } = run(&[name, "--help"]);
         assert_eq!(status, Some(0));
-        assert!(out.contains("exit status"), "{out}");
+        assert!(out.contains("Exit status:"), "{out}");
     }
 }
 

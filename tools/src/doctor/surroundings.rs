@@ -227,7 +227,8 @@ fn reach(device: &Path) -> io::Result<Reach> {
         Err(errno) => return Err(errno.into()),
     }
     // With an ACL, the bits of the group are its mask.
-    let others = metadata.permissions().mode() & 0o066 != 0 || metadata.uid() != 0;
+    let mode = metadata.permissions().mode();
+    let others = [0o060, 0o006].iter().any(|both| mode & both == *both) || metadata.uid() != 0;
     let is_root = rustix::process::geteuid().is_root();
     Ok(if is_root && !others { Reach::RootOnly } else { Reach::Open })
 }
@@ -247,11 +248,12 @@ fn device(id: &str, paths: &[PathBuf], meaning: &str, change: &str) -> Finding {
         let found = format!("{}: {error}", path.display());
         return finding(id, Level::Unknown, found, meaning).change(change);
     }
-    let closed = list(|reach| matches!(reach, Reach::Denied | Reach::RootOnly));
-    let found = if closed.is_empty() {
-        "not there".to_owned()
-    } else {
-        format!("{closed}: for root alone, or for others")
+    let denied = list(|reach| matches!(reach, Reach::Denied));
+    let roots = list(|reach| matches!(reach, Reach::RootOnly));
+    let found = match (denied.as_str(), roots.as_str()) {
+        ("", "") => "not there".to_owned(),
+        ("", roots) => format!("{roots}: for root alone"),
+        (denied, _) => format!("{denied}: this user may not open it"),
     };
     finding(id, Level::Ok, found, meaning)
 }
@@ -307,5 +309,29 @@ fn af_alg() -> Finding {
         Err(errno) => {
             finding(ID, Level::Unknown, format!("cannot be tried: {}", io::Error::from(errno)), meaning)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_told_apart_by_who_may_open_them() {
+        let told = |path: &Path| reach(path).unwrap();
+        assert!(matches!(told(Path::new("/dev/null")), Reach::Open));
+        assert!(matches!(told(Path::new("/dev/no-such-device")), Reach::Absent));
+        let root = rustix::process::geteuid().is_root();
+        // root's alone.
+        match told(Path::new("/etc/shadow")) {
+            Reach::RootOnly => assert!(root),
+            Reach::Denied => assert!(!root),
+            Reach::Absent => eprintln!("not tested: there is no /etc/shadow"),
+            Reach::Open => panic!("everybody may open /etc/shadow"),
+        }
+        let open = device("id", &["/dev/null".into()], "meaning", "change");
+        assert!(open.level == Level::Warning && open.found.contains("/dev/null"), "{open:?}");
+        let none = device("id", &[], "meaning", "change");
+        assert!(none.level == Level::Ok && none.found == "not there", "{none:?}");
     }
 }
