@@ -1,5 +1,7 @@
 //! `sealed ls`: the memfds of all processes that may be seen.
 
+mod table;
+
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -8,9 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use comfy_table::{
-    Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row as TableRow, Table,
-};
+use comfy_table::Color;
 use sealed_mmap::{SealPolicy, Seals, get_seals};
 use serde::Serialize;
 
@@ -157,7 +157,10 @@ pub(crate) fn main(arguments: &Arguments) -> Result<Outcome> {
             let clear =
                 if arguments.watch.is_some() && terminal.is_some() { "\x1b[H\x1b[2J" } else { "" };
             let lines = terminal.filter(|_| arguments.watch.is_some()).map(|(_, lines)| lines);
-            format!("{clear}{}", table(&listing, terminal.map(|(columns, _)| columns), lines))
+            format!(
+                "{clear}{}",
+                table::table(&listing.memfds, terminal.map(|(columns, _)| columns), lines)
+            )
         };
         text::print(&output)?;
         if !arguments.json {
@@ -339,135 +342,6 @@ fn sort(rows: &mut [Row], key: Key, reverse: bool) {
     if reverse {
         rows.reverse();
     }
-}
-
-struct Column {
-    title: &'static str,
-    is_number: bool,
-    /// To how few cells it may be cut. `None` if it is shown in full or not at all.
-    shortest: Option<u16>,
-    /// When it is left out of a narrow table: the first to go has 1, and 0 stays.
-    goes: u8,
-    content: fn(&Row) -> String,
-}
-
-const fn column(title: &'static str, goes: u8, content: fn(&Row) -> String) -> Column {
-    Column { title, is_number: false, shortest: None, goes, content }
-}
-
-const fn number(title: &'static str, goes: u8, content: fn(&Row) -> String) -> Column {
-    Column { is_number: true, ..column(title, goes, content) }
-}
-
-const fn text(title: &'static str, goes: u8, shortest: u16, content: fn(&Row) -> String) -> Column {
-    Column { shortest: Some(shortest), ..column(title, goes, content) }
-}
-
-const UNKNOWN: &str = "?";
-
-const COLUMNS: [Column; 10] = [
-    number("PID", 0, |row| row.pid.to_string()),
-    text("COMMAND", 6, 7, |row| text::printable(&row.command)),
-    number("FD", 0, |row| row.fd.map_or_else(|| "map".to_owned(), |fd| fd.to_string())),
-    text("NAME", 0, 9, |row| text::printable(&row.name)),
-    number("SIZE", 5, |row| row.size.map_or_else(|| UNKNOWN.to_owned(), text::size)),
-    number("MEMORY", 1, |row| row.memory.map_or_else(|| UNKNOWN.to_owned(), text::size)),
-    column("SEALS", 4, |row| {
-        row.seals.map_or_else(|| UNKNOWN.to_owned(), |seals| seals.to_string())
-    }),
-    column("MODE", 2, |row| row.access.map_or("", Access::in_short).to_owned()),
-    column("MAPPED", 3, |row| match (row.mapped, row.mapped_writable) {
-        (all, 0) => all.to_string(),
-        (all, writable) => format!("{all} ({writable}w)"),
-    }),
-    text("SAFE TO MAP", 0, 22, |row| row.in_short.clone()),
-];
-
-const GAP: u16 = 2;
-
-/// All columns in full, if there is no width to fit.
-fn table(listing: &Listing, width: Option<u16>, lines: Option<u16>) -> String {
-    let rows = &listing.memfds;
-    let width_of = |column: &Column| {
-        let content = rows.iter().map(|row| textwrap::core::display_width(&(column.content)(row)));
-        content.max().unwrap_or(0).max(column.title.len()) as u16
-    };
-    let natural: Vec<u16> = COLUMNS.iter().map(width_of).collect();
-    let least = |index: usize| match COLUMNS[index].shortest {
-        Some(shortest) => natural[index].min(shortest.max(COLUMNS[index].title.len() as u16)),
-        None => natural[index],
-    };
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
-    if let Some(width) = width {
-        let needed = |shown: &[usize]| shown.iter().map(|index| least(*index) + GAP).sum::<u16>();
-        while needed(&shown) > width + GAP {
-            let first = shown.iter().filter(|index| COLUMNS[**index].goes > 0);
-            let Some(first) = first.min_by_key(|index| COLUMNS[**index].goes).copied() else {
-                break;
-            };
-            shown.retain(|index| *index != first);
-        }
-    }
-
-    let mut widths: Vec<u16> = shown.iter().map(|index| least(*index)).collect();
-    let mut left = match width {
-        Some(width) => (width + GAP).saturating_sub(widths.iter().map(|cells| cells + GAP).sum()),
-        None => u16::MAX,
-    };
-    // Where even the columns that stay are too many, the last one gives way.
-    if let (Some(width), Some(last)) = (width, widths.last().copied()) {
-        let overflow =
-            (widths.iter().map(|cells| cells + GAP).sum::<u16>()).saturating_sub(width + GAP);
-        widths.pop();
-        widths.push(last.saturating_sub(overflow).max(1));
-    }
-    // Those that need the least first: an endless name is cut, and takes nothing from the others.
-    let mut cut: Vec<usize> = (0..shown.len()).collect();
-    cut.sort_by_key(|position| natural[shown[*position]] - widths[*position]);
-    for position in cut {
-        let more = (natural[shown[position]] - widths[position]).min(left);
-        widths[position] += more;
-        left -= more;
-    }
-
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(shown.iter().map(|index| Cell::new(COLUMNS[*index].title)));
-    // The header, the summary, and the line for the cursor.
-    let room = lines.map_or(usize::MAX, |lines| usize::from(lines).saturating_sub(4));
-    for row in rows.iter().take(room) {
-        let cells = shown.iter().map(|index| {
-            let cell = Cell::new((COLUMNS[*index].content)(row));
-            match row.color() {
-                Some(color) if *index == COLUMNS.len() - 1 => cell.fg(color),
-                _ => cell,
-            }
-        });
-        let mut row = TableRow::from(cells.collect::<Vec<_>>());
-        row.max_height(1);
-        table.add_row(row);
-    }
-    for (position, (index, cells)) in shown.iter().zip(widths).enumerate() {
-        let gap = if position == shown.len() - 1 { 0 } else { GAP };
-        if let Some(column) = table.column_mut(position) {
-            // Not a delimiter that occurs: what is cut is cut to the cell.
-            column.set_padding((0, gap)).set_delimiter('\0');
-            if COLUMNS[*index].is_number {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-            let width = comfy_table::Width::Fixed(cells + gap);
-            column.set_constraint(ColumnConstraint::Absolute(width));
-        }
-    }
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(u16::MAX);
-    if width.is_none() {
-        table.force_no_tty();
-    }
-    let mut text = table.trim_fmt();
-    if rows.len() > room {
-        text += &format!("\n… and {} more", rows.len() - room);
-    }
-    text
 }
 
 fn summary(listing: &Listing) -> String {
