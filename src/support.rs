@@ -155,7 +155,7 @@ impl Support {
     /// Tries everything, on files and mappings that are gone afterwards.
     ///
     /// Nothing is remembered but [`exec_seal_is_checked`](Self::exec_seal_is_checked). The probe makes about
-    /// 150 system calls. It needs two free descriptors; without, most answers are
+    /// 160 system calls. It needs two free descriptors; without, most answers are
     /// [`Unknown`](Supported::Unknown).
     ///
     /// # Examples

@@ -2,10 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use sealed_mmap::{
-    FutureWriteSealed, ReadOnlySealed, ReceiveError, Refusal, SealPolicy, Sealed, SealedFile,
-    SizeSealed,
-};
+use sealed_mmap::{ReceiveError, Refusal, SealPolicy, SealedFile};
 use serde::Serialize;
 
 /// What a receiver may do with a file.
@@ -24,19 +21,10 @@ impl State {
     const ALL: [Self; 3] = [Self::Immutable, Self::Live, Self::Shared];
 
     pub(crate) fn accepts(self, fd: OwnedFd, policy: &SealPolicy) -> Result<(), ReceiveError> {
-        fn accepted<S: Sealed>(
-            done: Result<SealedFile<S>, ReceiveError>,
-        ) -> Result<(), ReceiveError> {
-            done.map(drop)
-        }
         match self {
-            Self::Immutable => {
-                accepted::<ReadOnlySealed>(SealedFile::receive_read_only(fd, policy))
-            }
-            Self::Live => {
-                accepted::<FutureWriteSealed>(SealedFile::receive_future_write(fd, policy))
-            }
-            Self::Shared => accepted::<SizeSealed>(SealedFile::receive_size_sealed(fd, policy)),
+            Self::Immutable => SealedFile::receive_read_only(fd, policy).map(drop),
+            Self::Live => SealedFile::receive_future_write(fd, policy).map(drop),
+            Self::Shared => SealedFile::receive_size_sealed(fd, policy).map(drop),
         }
     }
 }

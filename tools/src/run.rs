@@ -153,7 +153,7 @@ fn memfd_name(path: &Path) -> String {
 /// With a progress bar, where somebody can see it and is not typing what is read.
 fn read(source: impl Read, name: &str, len: Option<u64>, limit: u64) -> io::Result<SealedFile> {
     const TEMPLATES: [&str; 2] = [
-        "{msg} {bar:30} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta}",
+        "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta}",
         "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}",
     ];
 

@@ -108,8 +108,22 @@ pub(super) fn findings(support: &Support) -> Vec<Finding> {
             Finding { id: name.to_owned(), level, found: answer.to_string(), meaning, change }
         })
         .collect();
+    if matches!(support.exec_seal, Supported::No(_)) {
+        findings
+            .iter_mut()
+            .filter(|finding| finding.id == "exec_seal_is_checked")
+            .for_each(nothing_to_check);
+    }
     findings.push(live_files());
     findings
+}
+
+/// Where there is no exec seal.
+fn nothing_to_check(finding: &mut Finding) {
+    finding.level = Level::Note;
+    finding.meaning =
+        "no file carries an exec seal here, so that there is nothing to check".to_owned();
+    finding.change = None;
 }
 
 /// All of what a producer needs, at once.
