@@ -98,10 +98,15 @@ impl Memfd {
     }
 }
 
-/// Whether the sysctl `vm.memfd_noexec` is 2, if that can be told.
+/// Whether the sysctl `vm.memfd_noexec` is 2, if that can be told. std would try for ever to open what
+/// always answers `EINTR`.
 fn memfd_noexec() -> Option<bool> {
-    let setting = std::fs::read_to_string("/proc/sys/vm/memfd_noexec").ok()?;
-    Some(setting.trim() == "2")
+    let read_only = OFlags::RDONLY | OFlags::CLOEXEC;
+    let open = || rustix::fs::open("/proc/sys/vm/memfd_noexec", read_only, Mode::empty());
+    let file = uninterrupted(open).ok()?;
+    let mut setting = [0; 8];
+    let len = uninterrupted(|| rustix::io::read(&file, &mut setting)).ok()?;
+    Some(setting[..len].trim_ascii() == b"2")
 }
 
 /// 0 to 2 are standard input, output and error, whatever is open there.
