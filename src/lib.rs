@@ -64,6 +64,7 @@
 //! | count, or set a flag, while others look | [`Producer::add`], [`Producer::store`], [`LiveMap::load`] |
 //! | give memory to a C library or a device | [`LiveMap::as_ptr`], [`Producer::as_ptr`] |
 //! | look at seals, or add them, by hand | [`get_seals`], [`add_seals`] |
+//! | know what this kernel and this sandbox have and enforce | [`Support::probe`] |
 //!
 //! [`choosing`] compares immutable files, live files, `latest`, `ring` and `broadcast`.
 //!
@@ -203,6 +204,7 @@ mod seals;
 pub mod socket;
 pub mod soundness;
 mod state;
+mod support;
 mod sys;
 mod word;
 
@@ -218,6 +220,7 @@ pub use producer::Producer;
 pub use sealing::{SealFailure, add_seals, get_seals};
 pub use seals::Seals;
 pub use state::{Changing, FutureWriteSealed, ReadOnlySealed, Sealed, SizeSealed, State, Unsealed};
+pub use support::{Support, Supported};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

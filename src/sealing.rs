@@ -203,29 +203,32 @@ pub(crate) fn write_seal_is_enforced(present: Seals) -> bool {
     !present.contains(unchecked_path) || kernel_checks_exec_seal()
 }
 
-/// Whether this kernel refuses `EXEC` on an executable file that has a writable mapping: tried once
-/// on a file of our own, and remembered as soon as the attempt was conclusive. Only live patching changes
-/// the answer while the kernel runs.
+/// Whether this kernel refuses `EXEC` on an executable file that has a writable mapping.
 ///
 /// The attempt is not conclusive where the file cannot be created (`EACCES` under `vm.memfd_noexec=2`,
 /// or no descriptors left). The kernel then counts as one that does not check, this time.
 fn kernel_checks_exec_seal() -> bool {
+    try_exec_seal().unwrap_or(false)
+}
+
+/// Tries it on a file of our own, and remembers the answer as soon as the attempt was conclusive. Only live
+/// patching changes the answer while the kernel runs.
+pub(crate) fn try_exec_seal() -> io::Result<bool> {
     static CHECKED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
 
     if let Some(checked) = CHECKED.get() {
-        return *checked;
+        return Ok(*checked);
     }
-    let refused = || -> io::Result<bool> {
-        let memfd =
-            sys::Memfd { executable: true, allow_sealing: true, huge_pages: HugePages::None };
-        let file = memfd.create(b"sealed-mmap-exec-seal-test")?;
-        file.set_len(1)?;
-        let _writable = memmap2::MmapOptions::new().len(1).map_raw(&file)?;
-        match sys::add_seals(file.as_fd(), Seals::EXEC) {
-            Ok(()) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(true),
-            Err(error) => Err(error),
-        }
+    let memfd = sys::Memfd { executable: true, allow_sealing: true, huge_pages: HugePages::None };
+    let file = memfd.create(b"sealed-mmap-exec-seal-test")?;
+    sys::set_len(&file, 1)?;
+    let _writable = memmap2::MmapOptions::new().len(1).map_raw(&file)?;
+    let refused = match sys::add_seals(file.as_fd(), Seals::EXEC) {
+        Ok(()) if sys::get_seals(file.as_fd())?.contains(Seals::EXEC) => false,
+        // A sandbox that ignores the call says nothing about the kernel.
+        Ok(()) => return Err(io::Error::other("the seal exec was added, and is not reported")),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => true,
+        Err(error) => return Err(error),
     };
-    refused().is_ok_and(|refused| *CHECKED.get_or_init(|| refused))
+    Ok(*CHECKED.get_or_init(|| refused))
 }

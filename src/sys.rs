@@ -98,10 +98,15 @@ impl Memfd {
     }
 }
 
-/// Whether the sysctl `vm.memfd_noexec` is 2, if that can be told.
+/// Whether the sysctl `vm.memfd_noexec` is 2, if that can be told. std would try for ever to open what
+/// always answers `EINTR`.
 fn memfd_noexec() -> Option<bool> {
-    let setting = std::fs::read_to_string("/proc/sys/vm/memfd_noexec").ok()?;
-    Some(setting.trim() == "2")
+    let read_only = OFlags::RDONLY | OFlags::CLOEXEC;
+    let open = || rustix::fs::open("/proc/sys/vm/memfd_noexec", read_only, Mode::empty());
+    let file = uninterrupted(open).ok()?;
+    let mut setting = [0; 8];
+    let len = uninterrupted(|| rustix::io::read(&file, &mut setting)).ok()?;
+    Some(setting[..len].trim_ascii() == b"2")
 }
 
 /// 0 to 2 are standard input, output and error, whatever is open there.
@@ -118,6 +123,20 @@ fn exec_flag(executable: bool) -> MemfdFlags {
 #[cfg(target_os = "freebsd")]
 fn exec_flag(_executable: bool) -> MemfdFlags {
     MemfdFlags::empty()
+}
+
+/// A memfd made with one of the exec flags, and by no other way.
+#[cfg(not(target_os = "freebsd"))]
+pub(crate) fn create_with_exec_flag(executable: bool) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | exec_flag(executable);
+    rustix::fs::memfd_create(c"sealed-mmap-probe", flags)
+        .map_err(while_doing("create a file in memory with an exec flag (memfd_create)"))
+}
+
+#[cfg(target_os = "freebsd")]
+pub(crate) fn create_with_exec_flag(_executable: bool) -> io::Result<OwnedFd> {
+    let message = "FreeBSD has no exec flags";
+    Err(explained(io::ErrorKind::Unsupported, message, None))
 }
 
 /// The seals that mean something. FreeBSD stores and reports others too, and enforces none of them.

@@ -5,22 +5,22 @@
     any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
 ))]
 
-use std::env::consts::ARCH;
+mod support;
+
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use libc::c_long;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::pipe;
 use sealed_mmap::{Refusal, SealPolicy, SealedFile};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+use support::pattern;
+use support::seccomp::{can_filter, denied, under, with_answers, with_code};
 
 #[cfg(not(target_arch = "x86_64"))]
 const POLL: &[c_long] = &[libc::SYS_ppoll];
@@ -39,67 +39,6 @@ const OF_THE_WAY: [Errno; 8] = [
     Errno::INTR,
 ];
 const OF_THE_DATA: [Errno; 5] = [Errno::IO, Errno::NOSPC, Errno::NOMEM, Errno::FBIG, Errno::DQUOT];
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n % 251) as u8).collect()
-}
-
-/// Runs this in a thread where each of these calls does nothing and returns this error.
-#[track_caller]
-fn with_answers<T: Send + 'static>(
-    answers: &[(c_long, Errno)],
-    run: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let filters = answers.iter().map(|(call, errno)| with_code(*call, errno.raw_os_error()));
-    under(filters.collect(), run)
-}
-
-#[track_caller]
-fn denied<T: Send + 'static>(
-    calls: &[c_long],
-    errno: Errno,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let answers: Vec<_> = calls.iter().map(|call| (*call, errno)).collect();
-    with_answers(&answers, run)
-}
-
-/// 0 is success.
-fn with_code(call: c_long, errno: i32) -> BpfProgram {
-    let filter = SeccompFilter::new(
-        [(call, vec![])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        ARCH.try_into().unwrap(),
-    );
-    filter.unwrap().try_into().unwrap()
-}
-
-/// Whether this kernel, or the emulation of one, filters system calls.
-fn can_filter() -> bool {
-    let filter = with_code(libc::SYS_sendfile, 0);
-    let tried = thread::spawn(move || apply_filter(&filter)).join().unwrap();
-    if let Err(error) = &tried {
-        eprintln!("not tested, system calls cannot be filtered here: {error}");
-    }
-    tried.is_ok()
-}
-
-#[track_caller]
-fn under<T: Send + 'static>(
-    filters: Vec<BpfProgram>,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let (done, result) = mpsc::channel();
-    thread::spawn(move || {
-        for filter in &filters {
-            apply_filter(filter).unwrap();
-        }
-        // Nobody listens after a failure.
-        let _ = done.send(run());
-    });
-    result.recv_timeout(Duration::from_secs(60)).expect("it never ends, or panicked")
-}
 
 fn copy(source: impl AsFd) -> io::Result<SealedFile> {
     SealedFile::copy_of("copy", source, u64::MAX)

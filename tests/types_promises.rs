@@ -14,7 +14,8 @@ use sealed_mmap::socket::Credentials;
 use sealed_mmap::{
     CreateOptions, FutureWriteSealed, HugePageSize, HugePages, LiveMap, OutOfBounds, PrivateMap,
     Producer, ReadOnlyMap, ReadOnlySealed, ReceiveError, Refusal, SealError, SealFailure,
-    SealPolicy, Sealed, SealedFile, Seals, SharedMap, SizeSealed, State, Unsealed, UnsealedMap,
+    SealPolicy, Sealed, SealedFile, Seals, SharedMap, SizeSealed, State, Support, Unsealed,
+    UnsealedMap,
 };
 
 /// A type without any trait.
@@ -40,6 +41,7 @@ fn everything_owned_goes_to_any_thread_and_outlives_any_scope() {
     anywhere::<PrivateMap>();
     threads::<LiveMap>();
     threads::<Producer>();
+    threads::<Support>();
     anywhere::<CreateOptions>();
     anywhere::<SealPolicy>();
     anywhere::<Credentials>();

@@ -1,6 +1,6 @@
 //! What the tests share: code in another process ([`process`]), files ([`files`]), mappings that the
-//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), and how often a test
-//! repeats itself ([`runs`]).
+//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), denied system calls
+//! (`seccomp`), and how often a test repeats itself ([`runs`]).
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
 pub(crate) mod files;
@@ -10,6 +10,11 @@ pub(crate) mod kernel;
 pub(crate) mod mapping;
 pub(crate) mod process;
 pub(crate) mod runs;
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+))]
+pub(crate) mod seccomp;
 
 use std::error::Error;
 use std::fs;
