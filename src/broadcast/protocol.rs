@@ -33,8 +33,12 @@
 //!
 //! Each record has its sequence number, and the index has the position and the number of the first record
 //! of each of the last 32 steps. A reader that was overtaken takes up an entry, and has missed as many
-//! records as the numbers differ by. An entry is written after the claim of the record that it is of; so
-//! the same check shows whether it is whole: an older entry of that place is of a step that is claimed again.
+//! records as the numbers differ by. The record of an entry may still be being written. In an entry, the
+//! number is stored first, and then the position is announced; a reader goes the other way:
+//!
+//! * nothing is older than the position, because a reader that sees it sees what was stored before it;
+//! * nothing is newer, because an entry is written after the claim of its record. The next entry of the
+//!   same place is of a step that begins a capacity later, and the same check of `CLAIMED` shows it.
 //!
 //! A reader that goes on with what comes next takes `TAIL` and the number of the record that ends there.
 //! The writer announces the number in `NEXT` before `TAIL`, and in `LAST` after it. A reader loads
@@ -182,8 +186,8 @@ impl Writer {
         }
         let begins_in = self.tail / step(&self.area);
         if begins_in >= self.next_step {
-            store(memory, entry(begins_in), self.tail);
             store(memory, entry(begins_in) + HALVES, number);
+            announce(memory, entry(begins_in), self.tail);
             self.next_step = begins_in + 1;
         }
         memory.store(self.area.word(self.offset), room.payload.len as Word);
@@ -401,7 +405,7 @@ impl Reader {
 
     /// The first record that begins in a step, if its entry and the record are still there.
     fn first_of(&self, memory: &impl Source, number: u64) -> Option<(u64, u64)> {
-        let position = load(memory, entry(number));
+        let position = announced(memory, entry(number));
         let record = load(memory, entry(number) + HALVES);
         let ahead = claimed(memory, CLAIMED).checked_sub(position)?;
         let is_whole = position / step(&self.area) == number && ahead <= self.area.capacity as u64;
