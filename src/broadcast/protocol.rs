@@ -33,12 +33,14 @@
 //!
 //! Each record has its sequence number, and the index has the position and the number of the first record
 //! of each of the last 32 steps. A reader that was overtaken takes up an entry, and has missed as many
-//! records as the numbers differ by. An entry is written after the claim of the record that it is of; so
-//! the same check shows whether it is whole: an older entry of that place is of a step that is claimed again.
+//! records as the numbers differ by. An entry is written after the claim of the record that it is of, the
+//! number first, and read the other way around. A position of the right step therefore comes with its own
+//! number or a later one; a later one is of a step that is claimed again, which the same check shows.
 //!
 //! A reader that goes on with what comes next takes `TAIL` and the number of the record that ends there.
 //! The writer announces the number in `NEXT` before `TAIL`, and in `LAST` after it. A reader loads
-//! `LAST`, `TAIL` and `NEXT`, in this order: if the numbers are equal, `TAIL` belongs to them.
+//! `LAST`, `TAIL` and `NEXT`, in this order: if the numbers are equal, `TAIL` belongs to them. A writer
+//! that was killed in between leaves them unequal; then the newest entry of the index has to do.
 //!
 //! # What is believed
 //!
@@ -182,8 +184,9 @@ impl Writer {
         }
         let begins_in = self.tail / step(&self.area);
         if begins_in >= self.next_step {
-            store(memory, entry(begins_in), self.tail);
             store(memory, entry(begins_in) + HALVES, number);
+            memory.release_fence();
+            store(memory, entry(begins_in), self.tail);
             self.next_step = begins_in + 1;
         }
         memory.store(self.area.word(self.offset), room.payload.len as Word);
@@ -387,21 +390,24 @@ impl Reader {
 
     /// Where there is a record, or will be the next one: its position and number.
     fn place(&self, memory: &impl Source, place: StartAt) -> Option<(u64, u64)> {
-        let back = match place {
-            StartAt::Oldest => self.area.capacity as u64,
-            StartAt::Middle => self.area.capacity as u64 / 2,
-            StartAt::Now => return self.now(memory),
-        };
+        let capacity = self.area.capacity as u64;
         let (claimed, step) = (claimed(memory, CLAIMED), step(&self.area));
-        let first = claimed.saturating_sub(back).div_ceil(step);
-        (first..=claimed / step)
-            .find_map(|step| self.first_of(memory, step))
-            .or_else(|| self.now(memory))
+        let steps = |back| claimed.saturating_sub(back).div_ceil(step)..=claimed / step;
+        let oldest = |back| steps(back).find_map(|step| self.first_of(memory, step));
+        match place {
+            StartAt::Oldest => oldest(capacity),
+            StartAt::Middle => oldest(capacity / 2),
+            StartAt::Now => None,
+        }
+        .or_else(|| self.now(memory))
+        // The writer has stopped where `now` finds no number, perhaps for good.
+        .or_else(|| steps(capacity).rev().find_map(|step| self.first_of(memory, step)))
     }
 
     /// The first record that begins in a step, if its entry and the record are still there.
     fn first_of(&self, memory: &impl Source, number: u64) -> Option<(u64, u64)> {
         let position = load(memory, entry(number));
+        memory.acquire_fence();
         let record = load(memory, entry(number) + HALVES);
         let ahead = claimed(memory, CLAIMED).checked_sub(position)?;
         let is_whole = position / step(&self.area) == number && ahead <= self.area.capacity as u64;
