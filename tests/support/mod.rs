@@ -1,6 +1,6 @@
 //! What the tests share: code in another process ([`process`]), files ([`files`]), mappings that the
-//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), and how often a test
-//! repeats itself ([`runs`]).
+//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), how often a test repeats
+//! itself ([`runs`]), interruptions (`signals`), and the two ends of a stream (`streams`).
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
 pub(crate) mod files;
@@ -10,6 +10,10 @@ pub(crate) mod kernel;
 pub(crate) mod mapping;
 pub(crate) mod process;
 pub(crate) mod runs;
+#[cfg(target_os = "linux")]
+pub(crate) mod signals;
+#[cfg(target_os = "linux")]
+pub(crate) mod streams;
 
 use std::error::Error;
 use std::fs;
