@@ -99,7 +99,7 @@ pub(crate) fn from_file(header: &[u8; HEADER], len: usize) -> Result<Area, Strin
 
 /// The longest record: half of the capacity, so that a reader has as long again to copy it.
 pub(crate) fn longest(area: &Area) -> usize {
-    area.capacity / 2 - LINE
+    (area.capacity / 2).saturating_sub(LINE)
 }
 
 fn step(area: &Area) -> u64 {
@@ -348,7 +348,10 @@ impl Reader {
         let len = memory.load(self.area.word(self.offset)) as usize;
         let there_is = self.tail - self.position;
         let record = self.area.record(self.offset, HEAD, len);
-        let plausible = record.filter(|(_, size)| *size as u64 <= there_is && number == self.next);
+        let plausible = record.filter(|(_, size)| {
+            let is_next = number == self.next && number != u64::MAX;
+            *size as u64 <= there_is && len <= longest(&self.area) && is_next
+        });
         let read = plausible.map(|(payload, size)| (read(memory, payload), size));
 
         let claimed = claimed(memory, CLAIMED);
@@ -362,7 +365,7 @@ impl Reader {
             Some((Ok(done), size)) => {
                 self.position += size as u64;
                 self.offset = self.area.after(self.offset, size);
-                self.next = self.next.wrapping_add(1);
+                self.next += 1;
                 Ok(Some(News::Record(number, done)))
             }
             Some((Err(error), _)) => Err(Failure::Io(error)),
