@@ -260,6 +260,12 @@ fn whatever_else_a_peer_sends_is_an_error_that_says_so() {
         let error = Receiver::accept(ours, &policy(), LONG).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
     }
+    // The kernel has another error for an end that was closed with something unread.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let offer = Sender::offer(ours, "ring", 1).unwrap();
+    drop(theirs);
+    let error = offer.accept(&policy(), LONG).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
 }
 
 #[test]

@@ -9,6 +9,8 @@ pub(crate) mod fuse;
 pub(crate) mod kernel;
 pub(crate) mod mapping;
 pub(crate) mod process;
+#[cfg(target_os = "linux")]
+pub(crate) mod requeue;
 pub(crate) mod runs;
 #[cfg(target_os = "linux")]
 pub(crate) mod signals;
