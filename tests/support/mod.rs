@@ -3,6 +3,7 @@
 //! itself ([`runs`]), interruptions (`signals`), and the two ends of a stream (`streams`).
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
+pub(crate) mod counting;
 pub(crate) mod files;
 #[cfg(target_os = "linux")]
 pub(crate) mod fuse;
