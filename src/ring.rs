@@ -302,6 +302,9 @@ impl Sender {
     /// [`SendError::Ended`], if the receiver sleeps no longer but is gone. As [`send`](Self::send).
     #[inline]
     pub fn flush(&mut self) -> Result<(), SendError> {
+        if let Some(broken) = self.broken {
+            return Err(SendError::Io(broken.into()));
+        }
         if self.ring.publish(&mut self.waiter.file().words_mut()) {
             self.waiter.wake(&mut self.peer).map_err(SendError::Io)?;
             if self.waiter.peer_has_gone() {

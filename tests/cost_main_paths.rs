@@ -1,46 +1,14 @@
 //! What the main paths cost: their system calls, counted by strace, and their allocations.
 #![cfg(target_os = "linux")]
-#![allow(unsafe_code, reason = "a counting allocator is an unsafe trait")]
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
 use sealed_mmap::{SealPolicy, SealedFile};
+use support::counting::{Counting, allocations, between_marks, calls};
 use support::process;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call goes to the system's allocator with the arguments as they came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as above.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -121,11 +89,6 @@ fn receive_and_map(measured: &dyn Fn(&mut dyn FnMut())) {
 
 #[test]
 fn the_main_paths_allocate_only_the_buffer_of_a_small_build() {
-    let allocations = |measured: &mut dyn FnMut()| {
-        let before = ALLOCATIONS.get();
-        measured();
-        ALLOCATIONS.get() - before
-    };
     for (name, path, expected, ..) in PATHS {
         // Before Linux 6.4 finding out the page size, once, takes memory.
         path(&|measured| measured());
@@ -137,13 +100,6 @@ fn the_main_paths_allocate_only_the_buffer_of_a_small_build() {
     assert_ne!(refused, 0, "an error with a message");
 }
 
-/// Between two calls that the paths themselves never make.
-fn between_marks(measured: &mut dyn FnMut()) {
-    let _ = std::os::unix::process::parent_id();
-    measured();
-    let _ = std::os::unix::process::parent_id();
-}
-
 /// Not a promise: what strace runs.
 #[test]
 fn role_of_another_process() {
@@ -152,37 +108,6 @@ fn role_of_another_process() {
     // What is found out once per process is not the path's.
     path(&|measured| measured());
     path(&between_marks);
-}
-
-/// What was called between the marks, in order.
-fn calls(name: &str) -> io::Result<Vec<String>> {
-    let log = std::env::temp_dir().join(format!("sealed-mmap-{}-{name}", std::process::id()));
-    let traced = process::run_traced(process::ENTRY, name, &log)?;
-    let lines = std::fs::read_to_string(&log).unwrap_or_default();
-    let _ = std::fs::remove_file(&log);
-    if !traced.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&traced.stderr).into_owned()));
-    }
-
-    // Every line begins with the number of the thread.
-    let mark = lines.lines().find(|line| line.contains("getppid()"));
-    let thread = mark.and_then(|line| line.split_whitespace().next()).unwrap();
-    let of_thread = lines.lines().filter_map(|line| line.strip_prefix(thread)).map(str::trim_start);
-    let marked = of_thread.skip_while(|line| !line.starts_with("getppid"));
-    let between = marked.skip(1).take_while(|line| !line.starts_with("getppid"));
-    Ok(between.map(name_of_call).collect())
-}
-
-/// `fcntl(3, F_GETFL) = …` is `F_GETFL`, and `mmap(NULL, … = -1 EPERM …` is `refused mmap`.
-fn name_of_call(line: &str) -> String {
-    let (name, arguments) = line.split_once('(').unwrap();
-    let name = match name {
-        "fcntl" | "fcntl64" => arguments.split([',', ')']).nth(1).unwrap().trim(),
-        "mmap2" => "mmap",
-        "fstat64" | "newfstatat" | "statx" => "fstat",
-        name => name,
-    };
-    if line.contains(" = -1 E") { format!("refused {name}") } else { name.to_owned() }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! one ("Interruption of system calls and library functions by signal handlers" in signal(7)), and
 //! each new call has all of the timeout before it.
 #![cfg(target_os = "linux")]
-#![allow(unsafe_code, reason = "timers that signal one thread are made with raw calls")]
+#![allow(unsafe_code, reason = "an option of a socket is set with a raw call")]
 
 mod support;
 
@@ -12,8 +12,6 @@ use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::ptr;
-use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,74 +26,13 @@ use rustix::net::{
 };
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds, send_fds_to};
 use support::runs;
+use support::signals::{Signals, cpu_time, timed};
 
 const KINDS: [SocketType; 3] = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
 const PERIODS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Far from one timeout, for a busy machine, and less than what the plain loop is seen to take.
 const LATEST: Duration = Duration::from_millis(1500);
-
-/// Signals that interrupt this thread, one after `first` and then one every `period`.
-struct Signals(libc::timer_t);
-
-impl Signals {
-    fn every(period: Duration) -> Self {
-        Self::start(period, period)
-    }
-
-    fn once_after(first: Duration) -> Self {
-        Self::start(first, Duration::ZERO)
-    }
-
-    fn start(first: Duration, period: Duration) -> Self {
-        static HANDLER: Once = Once::new();
-        HANDLER.call_once(|| {
-            extern "C" fn ignore(_: libc::c_int) {}
-            // Without SA_RESTART, so that calls without a timeout are interrupted, too.
-            // SAFETY: every field is a number or a pointer, for which zero is a value.
-            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
-            // SAFETY: the handler does nothing, and so may run at any time.
-            let result =
-                unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, ptr::null_mut()) };
-            assert_eq!(result, 0);
-            // A call that would never end fails instead: nothing interrupts it any more.
-            thread::spawn(|| {
-                thread::sleep(Duration::from_secs(60));
-                // SAFETY: ignoring a signal runs no code.
-                unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
-            });
-        });
-        // SAFETY: every field is a number or a pointer, for which zero is a value.
-        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
-        event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = libc::SIGUSR1;
-        // SAFETY: it only asks.
-        event.sigev_notify_thread_id = unsafe { libc::gettid() };
-        let mut timer = ptr::null_mut();
-        // SAFETY: both point to what they should, and the thread lives as long as this value, which
-        // is neither sent nor leaked.
-        let result =
-            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
-        let [it_value, it_interval] = [first, period].map(|duration| libc::timespec {
-            tv_sec: duration.as_secs() as _,
-            tv_nsec: duration.subsec_nanos() as _,
-        });
-        let times = libc::itimerspec { it_interval, it_value };
-        // SAFETY: the timer has just been made.
-        let result = unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
-        assert_eq!(result, 0);
-        Self(timer)
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        // SAFETY: the timer is this value's.
-        assert_eq!(unsafe { libc::timer_delete(self.0) }, 0);
-    }
-}
 
 fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
@@ -146,11 +83,6 @@ fn blocking(kind: SocketType, direction: Timeout, timeout: Option<Duration>) -> 
         while send(&ours, &[0; 4096], SendFlags::DONTWAIT).is_ok() {}
     }
     (ours, theirs)
-}
-
-fn timed<T>(call: impl FnOnce() -> T) -> (T, Duration) {
-    let start = Instant::now();
-    (call(), start.elapsed())
 }
 
 /// Repeats what is interrupted, as `retry_on_intr` does, but not for longer than `most`.
@@ -338,13 +270,4 @@ fn waiting_on_a_queued_error_does_not_spin() {
     in_time("recv_fd", timed(|| Ok(recv_fd(&socket, &mut [0; 10])?.0)));
     let busy = cpu_time() - before;
     assert!(busy < TIMEOUT / 5, "{busy:?}");
-}
-
-/// How long this thread has run.
-fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: it writes the time.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(result, 0);
-    Duration::new(time.tv_sec as _, time.tv_nsec as _)
 }

@@ -110,12 +110,15 @@ impl Connection {
         deadline: Option<Instant>,
     ) -> io::Result<SealedFile<FutureWriteSealed>> {
         let (mut received, mut count, mut file) = (Greeting::default(), 0, None);
+        let gone = || {
+            let message = "the peer closed the connection before it had sent its file";
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, message))
+        };
         while count < greeting.len() {
             match socket::try_recv_fd(self.0.as_fd(), &mut received[count..]) {
-                Ok((0, _)) => {
-                    let message = "the peer closed the connection before it had sent its file";
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-                }
+                Ok((0, _)) => return gone(),
+                // It has not read what this side sent.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return gone(),
                 Ok((more, descriptor)) => {
                     count += more;
                     if file.is_some() && descriptor.is_some() {

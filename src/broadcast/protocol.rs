@@ -42,7 +42,8 @@
 //!
 //! A reader that goes on with what comes next takes `TAIL` and the number of the record that ends there.
 //! The writer announces the number in `NEXT` before `TAIL`, and in `LAST` after it. A reader loads
-//! `LAST`, `TAIL` and `NEXT`, in this order: if the numbers are equal, `TAIL` belongs to them.
+//! `LAST`, `TAIL` and `NEXT`, in this order: if the numbers are equal, `TAIL` belongs to them. A writer
+//! that was killed in between leaves them unequal; then the newest entry of the index has to do.
 //!
 //! # What is believed
 //!
@@ -101,7 +102,7 @@ pub(crate) fn from_file(header: &[u8; HEADER], len: usize) -> Result<Area, Strin
 
 /// The longest record: half of the capacity, so that a reader has as long again to copy it.
 pub(crate) fn longest(area: &Area) -> usize {
-    area.capacity / 2 - LINE
+    (area.capacity / 2).saturating_sub(LINE)
 }
 
 fn step(area: &Area) -> u64 {
@@ -349,7 +350,10 @@ impl Reader {
         let len = memory.load(self.area.word(self.offset)) as usize;
         let there_is = self.tail - self.position;
         let record = self.area.record(self.offset, HEAD, len);
-        let plausible = record.filter(|(_, size)| *size as u64 <= there_is && number == self.next);
+        let plausible = record.filter(|(_, size)| {
+            let is_next = number == self.next && number != u64::MAX;
+            *size as u64 <= there_is && len <= longest(&self.area) && is_next
+        });
         let read = plausible.map(|(payload, size)| (read(memory, payload), size));
 
         let claimed = claimed(memory, CLAIMED);
@@ -363,7 +367,7 @@ impl Reader {
             Some((Ok(done), size)) => {
                 self.position += size as u64;
                 self.offset = self.area.after(self.offset, size);
-                self.next = self.next.wrapping_add(1);
+                self.next += 1;
                 Ok(Some(News::Record(number, done)))
             }
             Some((Err(error), _)) => Err(Failure::Io(error)),
@@ -391,16 +395,18 @@ impl Reader {
 
     /// Where there is a record, or will be the next one: its position and number.
     fn place(&self, memory: &impl Source, place: StartAt) -> Option<(u64, u64)> {
-        let back = match place {
-            StartAt::Oldest => self.area.capacity as u64,
-            StartAt::Middle => self.area.capacity as u64 / 2,
-            StartAt::Now => return self.now(memory),
-        };
+        let capacity = self.area.capacity as u64;
         let (claimed, step) = (claimed(memory, CLAIMED), step(&self.area));
-        let first = claimed.saturating_sub(back).div_ceil(step);
-        (first..=claimed / step)
-            .find_map(|step| self.first_of(memory, step))
-            .or_else(|| self.now(memory))
+        let steps = |back| claimed.saturating_sub(back).div_ceil(step)..=claimed / step;
+        let oldest = |back| steps(back).find_map(|step| self.first_of(memory, step));
+        match place {
+            StartAt::Oldest => oldest(capacity),
+            StartAt::Middle => oldest(capacity / 2),
+            StartAt::Now => None,
+        }
+        .or_else(|| self.now(memory))
+        // The writer has stopped where `now` finds no number, perhaps for good.
+        .or_else(|| steps(capacity).rev().find_map(|step| self.first_of(memory, step)))
     }
 
     /// The first record that begins in a step, if its entry and the record are still there.

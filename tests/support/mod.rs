@@ -1,20 +1,28 @@
 //! What the tests share: code in another process ([`process`]), files ([`files`]), mappings that the
 //! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), denied system calls
-//! (`seccomp`), and how often a test repeats itself ([`runs`]).
+//! (`seccomp`), interruptions (`signals`), the two ends of a stream (`streams`), and how often a test
+//! repeats itself ([`runs`]).
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
+pub(crate) mod counting;
 pub(crate) mod files;
 #[cfg(target_os = "linux")]
 pub(crate) mod fuse;
 pub(crate) mod kernel;
 pub(crate) mod mapping;
 pub(crate) mod process;
+#[cfg(target_os = "linux")]
+pub(crate) mod requeue;
 pub(crate) mod runs;
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
 ))]
 pub(crate) mod seccomp;
+#[cfg(target_os = "linux")]
+pub(crate) mod signals;
+#[cfg(target_os = "linux")]
+pub(crate) mod streams;
 
 use std::error::Error;
 use std::fs;
