@@ -654,7 +654,7 @@ impl Comparison<'_> {
         }
         if let Some(ratio) = self.ratio(Broadcast, Ring) {
             advice.push(format!(
-                "For readers that hold up nobody and may miss some, broadcast: {ratio:.2} of rings'."
+                "Where readers may miss some and hold up nobody, broadcast: {ratio:.2} of rings' time."
             ));
         }
         advice
