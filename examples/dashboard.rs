@@ -11,13 +11,13 @@
 //! Ctrl-C ends the publisher and tells the watchers so. `kill -9` cannot tell them: they report that
 //! nothing new arrives, and go on waiting.
 
+mod common;
+
 use std::env;
 use std::fmt::Display;
-use std::fs::{self, File, Metadata};
+use std::fs;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,15 +26,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use sealed_mmap::latest::{Publisher, Subscriber, WaitOutcome};
 use sealed_mmap::socket::{recv_fd, send_fds};
 use sealed_mmap::{SealPolicy, SealedFile};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+
+use common::{connect_to, listen, remove};
 
 const USAGE: &str = "usage: dashboard publish|watch [SOCKET]";
 
@@ -130,44 +128,6 @@ fn publish(path: &Path) -> Result<()> {
     published.and(removed)
 }
 
-/// Replaces the socket of a publisher that is gone, but never that of a living one, nor another file.
-fn listen(path: &Path) -> Result<(UnixListener, Metadata)> {
-    // With the dot, nothing but a directory can be opened: a FIFO would wait for a writer.
-    let directory = File::open(path.parent().unwrap_or(path).join("."));
-    let deadline = Instant::now() + PATIENCE;
-    // Without the lock, two publishers that start at once could both find a dead socket, and one
-    // could remove the new socket of the other. Anybody may lock a directory, so the wait is bounded.
-    while let Ok(directory) = &directory {
-        match flock(directory, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(BETWEEN_READINGS),
-            _ => break,
-        }
-    }
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            bail!("it exists and is not a socket")
-        }
-        Ok(_) => match connect_to(path) {
-            Ok(_) => bail!("another program listens there already"),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-            Err(error) => return Err(error.into()),
-        },
-        Err(_) => {} // `bind` reports the error if it matters
-    }
-    let listener = UnixListener::bind(path)?;
-    Ok((listener, fs::symlink_metadata(path)?))
-}
-
-/// Removes the socket, unless it is gone or another has taken its place.
-fn remove(path: &Path, own: &Metadata) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        // The listener is still open, so no other file can have been given this inode number.
-        Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => fs::remove_file(path),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn publish_until(over: &AtomicBool, mut publisher: Publisher, path: &Path) -> Result<()> {
     say(format_args!("publishing at {}; Ctrl-C ends it", path.display()))?;
     let mut number = 0;
@@ -193,16 +153,6 @@ fn readings() -> Result<String> {
 fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Connects; a listener that is stopped, and whose queue is full, is waited for a second at most.
-fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
-    match connect(&socket, &SocketAddrUnix::new(path)?) {
-        Err(Errno::AGAIN) => Err(io::Error::new(ErrorKind::TimedOut, "it accepts no connection")),
-        connected => Ok(connected.map(|()| socket.into())?),
-    }
 }
 
 fn watch(path: &Path) -> Result<()> {

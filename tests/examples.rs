@@ -3,10 +3,14 @@
 
 #[path = "examples/dashboard.rs"]
 mod dashboard;
+#[path = "examples/duplex.rs"]
+mod duplex;
 #[path = "examples/frames.rs"]
 mod frames;
 #[path = "examples/journal.rs"]
 mod journal;
+#[path = "examples/logtail.rs"]
+mod logtail;
 #[path = "examples/quickstart.rs"]
 mod quickstart;
 #[path = "examples/self_copy.rs"]
@@ -318,6 +322,8 @@ fn an_empty_argument_is_no_file() {
         ("self-copy", &[""]),
         ("journal", &["send", ""]),
         ("wlshm", &["client", ""]),
+        ("logtail", &["follow", ""]),
+        ("duplex", &[""]),
     ] {
         let Some(mut example) = example(name) else { return };
         fails(example.args(arguments), b"", "unexpected argument \"\"");
@@ -326,7 +332,9 @@ fn an_empty_argument_is_no_file() {
 
 #[test]
 fn help_is_not_an_error() {
-    for name in ["quickstart", "frames", "dashboard", "self-copy", "journal", "wlshm"] {
+    for name in
+        ["quickstart", "frames", "dashboard", "self-copy", "journal", "wlshm", "logtail", "duplex"]
+    {
         for flag in ["--help", "-h"] {
             let Some(mut example) = example(name) else { return };
             let usage = format!("usage: {name} ");
@@ -348,7 +356,11 @@ fn all_that_print(socket: &Path) -> Option<(Vec<Command>, Running)> {
     help.arg("--help");
     let mut compositor = example("wlshm")?;
     compositor.arg("compositor").arg(socket.with_extension("wlshm"));
-    Some((vec![quickstart, frames, publish, watch, help, compositor], publisher))
+    let mut serve = example("logtail")?;
+    serve.arg("serve").arg(socket.with_extension("logtail"));
+    let mut duplex = example("duplex")?;
+    duplex.arg("--requests=10");
+    Some((vec![quickstart, frames, publish, watch, help, compositor, serve, duplex], publisher))
 }
 
 #[test]
@@ -362,6 +374,7 @@ fn a_full_standard_output_is_named() {
     }
     assert!(!socket.0.with_extension("other").exists());
     assert!(!socket.0.with_extension("wlshm").exists());
+    assert!(!socket.0.with_extension("logtail").exists());
 }
 
 #[test]
@@ -369,7 +382,7 @@ fn a_closed_output_is_no_reason_to_complain() {
     let socket = Temp::named("closed");
     let Some((examples, _publisher)) = all_that_print(&socket.0) else { return };
     // The frames arrive all the same.
-    for (mut example, status) in examples.into_iter().zip([1, 0, 1, 1, 1, 1]) {
+    for (mut example, status) in examples.into_iter().zip([1, 0, 1, 1, 1, 1, 1, 1]) {
         let (reader, output) = pipe();
         drop(reader);
         let output = end_of(example.stdout(output).stderr(Stdio::piped()).spawn().unwrap());
@@ -378,6 +391,7 @@ fn a_closed_output_is_no_reason_to_complain() {
     }
     assert!(!socket.0.with_extension("other").exists());
     assert!(!socket.0.with_extension("wlshm").exists());
+    assert!(!socket.0.with_extension("logtail").exists());
 }
 
 /// The runtime of Rust opens `/dev/null` in their place.
@@ -417,9 +431,12 @@ fn what_lacks_descriptors_says_for_what() {
     let mut refusals = 0;
     for limit in 4..16 {
         let script = format!("ulimit -n {limit}; exec \"$@\"");
-        for (name, argument) in
-            [("quickstart", "/proc/self/status"), ("frames", "--frames=3"), ("self-copy", "true")]
-        {
+        for (name, argument) in [
+            ("quickstart", "/proc/self/status"),
+            ("frames", "--frames=3"),
+            ("duplex", "--requests=3"),
+            ("self-copy", "true"),
+        ] {
             let Some(mut example) = example(name) else { return };
             let output = run(&mut in_shell(&script, example.arg(argument)), b"");
             let complaints = String::from_utf8(output.stderr).unwrap();

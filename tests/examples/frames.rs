@@ -13,35 +13,86 @@ use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
-use sealed_mmap::SealedFile;
+use sealed_mmap::broadcast::Publisher;
+use sealed_mmap::ring::Sender;
 use sealed_mmap::socket::send_fds;
+use sealed_mmap::{Producer, SealPolicy, SealedFile};
 
-use crate::support::runs::in_full;
+use crate::support::runs::{in_full, is_emulated, live};
 use crate::{
     Temp, end_of, eventually, example, failed, fails, pipe, reads_everything, start, succeeds,
     terminal,
 };
 
-/// What `frames` says of each way, and of both processes.
-fn ways(text: &str) -> (usize, usize, usize, usize) {
-    let count = |what| text.matches(what).count();
-    (count("sealed: "), count("copied: "), count("producer: "), count("consumer: "))
+/// What a test expects where there are no live files, and so no ring.
+fn every_way() -> &'static [&'static str] {
+    let ways = &["socket", "pipe", "sealed", "ring"];
+    if Producer::is_supported() { ways } else { &ways[..3] }
+}
+
+/// Checks that every frame went in these ways, and in no other.
+#[track_caller]
+fn went(text: &str, ways: &[&str], readers: usize, frames: u64, size: u64) {
+    assert_eq!(text.matches("producer: ").count(), 1, "{text}");
+    for way in ["socket", "pipe", "sealed", "ring", "broadcast"] {
+        let expected = if ways.contains(&way) { readers } else { 0 };
+        assert_eq!(text.matches(&format!("{way} consumer")).count(), expected, "{way}: {text}");
+        let rows = text.lines().filter(|line| line.starts_with(&format!("  {way} "))).count();
+        assert_eq!(rows, expected.min(1), "{way}: {text}");
+    }
+    assert!(text.contains(&format!("\n{frames} frames of {size} bytes to {readers} ")), "{text}");
 }
 
 #[test]
-fn frames_go_both_ways() {
+fn frames_go_every_way() {
     let Some(mut frames) = example("frames") else { return };
     let text = succeeds(frames.args(["--frames", "200"]), b"");
-    assert_eq!(ways(&text), (1, 1, 2, 2), "{text}");
-    assert_eq!(text.matches("200 of 200 frames in").count(), 2, "{text}");
-    assert!(text.contains("times as long as"), "{text}");
+    went(&text, every_way(), 1, 200, 65536);
+    assert!(text.contains("\nTo keep, pass on or read in part, sealed files: "), "{text}");
+    let says_which =
+        text.contains("\nFor a stream, a ring: it takes ") || text.contains(": a ring takes ");
+    assert_eq!(says_which, Producer::is_supported(), "{text}");
+    assert_eq!(text.contains("no live files can be made here"), !says_which, "{text}");
 }
 
 #[test]
-fn frames_are_only_copied_on_request() {
+fn frames_go_to_every_reader() {
     let Some(mut frames) = example("frames") else { return };
-    let text = succeeds(frames.args(["--frames", "200", "--copy"]), b"");
-    assert_eq!(ways(&text), (0, 1, 1, 1), "{text}");
+    let text = succeeds(frames.args(["--frames=200", "--size=5000", "--readers=3"]), b"");
+    let all = ["socket", "pipe", "sealed", "ring", "broadcast"];
+    let ways = if Producer::is_supported() { &all[..] } else { every_way() };
+    went(&text, ways, 3, 200, 5000);
+}
+
+#[test]
+fn frames_go_one_way_on_request() {
+    let ways = [("--copy", "socket"), ("--way=pipe", "pipe"), ("--way=sealed", "sealed")];
+    let live = [("--way=ring", "ring"), ("--way=broadcast", "broadcast")];
+    for (argument, way) in ways.into_iter().chain(live) {
+        let Some(mut frames) = example("frames") else { return };
+        frames.args(["--frames", "200", argument]);
+        if live.contains(&(argument, way)) && !Producer::is_supported() {
+            fails(&mut frames, b"", "frames: cannot create ");
+            continue;
+        }
+        went(&succeeds(&mut frames, b""), &[way], 1, 200, 65536);
+    }
+}
+
+#[test]
+fn a_ring_is_ahead_of_a_socket_and_a_pipe() {
+    let arguments = ["--way=socket", "--way=pipe", "--way=ring", "--frames=100000", "--size=1000"];
+    let Some(mut frames) = example("frames") else { return };
+    if !Producer::is_supported() || is_emulated() {
+        return eprintln!("not run: it needs live files and a processor that is not emulated");
+    }
+    if cfg!(debug_assertions) {
+        return eprintln!(
+            "not run: only an optimized library is fast; cargo test --release runs it"
+        );
+    }
+    let text = succeeds(frames.args(arguments), b"");
+    assert!(text.contains("For a stream, a ring: it takes "), "{text}");
 }
 
 #[test]
@@ -51,19 +102,20 @@ fn frames_are_cut_from_a_file_or_standard_input() {
     for (path, input) in [(&*file.0, &[][..]), (Path::new("-"), &contents)] {
         let Some(mut frames) = example("frames") else { return };
         let text = succeeds(frames.args(["--size", "1000"]).arg(path), input);
-        assert_eq!(text.matches("11 of 11 frames in").count(), 2, "{text}");
+        went(&text, every_way(), 1, 11, 1000);
     }
     // More than there are begin anew.
     let Some(mut frames) = example("frames") else { return };
     let text = succeeds(frames.args(["--size=1000", "--frames=100"]).arg(&file.0), b"");
-    assert_eq!(text.matches("100 of 100 frames in").count(), 2, "{text}");
+    went(&text, every_way(), 1, 100, 1000);
 }
 
 #[test]
 fn frames_of_every_size_pass() {
-    for (size, count) in [(1, 10), (4095, 10), (4097, 10), (4 << 20, 3)] {
+    for (size, count) in [(1, 1000), (4095, 10), (4097, 10), (1 << 20, 10), (4 << 20, 3)] {
         let Some(mut frames) = example("frames") else { return };
-        succeeds(frames.args([format!("--size={size}"), format!("--frames={count}")]), b"");
+        frames.args([format!("--size={size}"), format!("--frames={count}"), "--readers=2".into()]);
+        succeeds(&mut frames, b"");
     }
 }
 
@@ -78,6 +130,9 @@ fn frames_says_what_it_cannot_send() {
         (&["--size=1073741825"], "at most 1 GiB"),
         (&["--frames=many"], "many"),
         (&["--frames=0"], "cannot parse"),
+        (&["--readers=0"], "at least 1 reader"),
+        (&["--readers=17"], "at most 16"),
+        (&["--way=pigeon"], "the ways are socket, pipe, sealed, ring and broadcast"),
         (&["--unknown"], "--unknown"),
         (&["one", "two"], "two"),
         (&["--frames"], "usage: frames"),
@@ -105,7 +160,7 @@ fn frames_are_cut_from_the_rest_of_what_is_partly_read() {
         Some(frames)
     };
     reads_everything(frames, "frames-input", |text| {
-        assert_eq!(text.matches("11 of 11 frames in").count(), 2, "{text}");
+        went(text, every_way(), 1, 11, 1);
     });
 }
 
@@ -127,64 +182,85 @@ fn frames_shows_its_progress_on_a_terminal() {
             String::from_utf8_lossy(&seen).contains(what).then_some(())
         });
     };
-    shows(" of 1000000000 frames in");
-    kill_process(the_consumer(&child), Signal::KILL).unwrap();
+    shows(" of 1000000000 frames: socket ");
+    kill_process(a_consumer(&child), Signal::KILL).unwrap();
     // The complaint does not stand in what is left of the progress.
-    shows("\x1b[Kframes: the consumer left after");
+    shows("\x1b[Kframes: the ");
+    shows(" consumer left after ");
     assert_eq!(end_of(child).status.code(), Some(1));
 }
 
-fn the_consumer(producer: &Child) -> Pid {
-    let producer = producer.id().to_string();
-    eventually("the consumer", || {
-        let mut processes = fs::read_dir("/proc").unwrap();
-        processes.find_map(|entry| {
-            let entry = entry.unwrap();
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // After the name, which may contain anything, come the state and the parent.
-            let is_child = stat.rsplit_once(") ")?.1.split(' ').nth(1)? == producer;
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            is_child.then_some(Pid::from_raw(number)?)
-        })
-    })
+pub(crate) fn children(parent: &Child) -> Vec<Pid> {
+    let parent = parent.id().to_string();
+    let processes = fs::read_dir("/proc").unwrap();
+    let children = processes.filter_map(|entry| {
+        let entry = entry.unwrap();
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // After the name, which may contain anything, come the state and the parent.
+        let is_child = stat.rsplit_once(") ")?.1.split(' ').nth(1)? == parent;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        is_child.then_some(Pid::from_raw(number)?)
+    });
+    children.collect()
 }
 
-/// Kills one of the two in the midst of it, and says how the producer ended and of what is complained.
-fn killed(way: &str, victim: impl Fn(&Child) -> Pid) -> Option<(ExitStatus, String)> {
+fn a_consumer(producer: &Child) -> Pid {
+    eventually("a consumer", || children(producer).pop())
+}
+
+/// Kills one of them in the midst of it, and says how the producer ended and of what is complained.
+fn killed(
+    way: &str,
+    readers: usize,
+    victim: impl Fn(&Child) -> Pid,
+) -> Option<(ExitStatus, Vec<String>)> {
     let mut frames = example("frames")?;
-    let producer = start(frames.args(["--frames=1000000000", way]), Stdio::null());
-    the_consumer(&producer);
-    // So that neither is about to start.
+    frames.args(["--frames=1000000000", &format!("--way={way}"), &format!("--readers={readers}")]);
+    let producer = start(&mut frames, Stdio::null());
+    eventually("all consumers", || (children(&producer).len() == readers).then_some(()));
+    // So that none is about to start.
     thread::sleep(Duration::from_millis(300));
     kill_process(victim(&producer), Signal::KILL).unwrap();
-    // The other one has the standard error, too.
+    // The others have the standard error, too.
     let output = end_of(producer);
     let text = String::from_utf8(output.stderr).unwrap();
     // A slow machine has time for a line of progress.
-    let complaints: Vec<_> = text.lines().filter(|line| line.starts_with("frames: ")).collect();
-    let [complaint] = complaints[..] else { panic!("{text}") };
-    Some((output.status, complaint.to_owned()))
+    let complaints = text.lines().filter(|line| line.starts_with("frames: ")).map(str::to_owned);
+    Some((output.status, complaints.collect()))
+}
+
+/// The ways, and to how many readers.
+fn ways_to_readers() -> Vec<(&'static str, usize)> {
+    let mut ways: Vec<_> = every_way().iter().map(|way| (*way, 1)).collect();
+    ways.extend(
+        Producer::is_supported().then_some([("ring", 3), ("broadcast", 3)]).into_iter().flatten(),
+    );
+    ways
 }
 
 #[test]
-fn a_producer_says_that_its_consumer_has_died() {
-    for way in ["--size=65536", "--copy"] {
-        let Some((status, line)) = killed(way, the_consumer) else { return };
-        assert_eq!(status.code(), Some(1), "{line}");
-        assert!(line.starts_with("frames: the consumer left after "), "{line}");
-        assert!(
-            line.contains(" of 1000000000 frames; the consumer ended with signal: 9"),
-            "{line}"
-        );
+fn a_producer_says_that_a_consumer_has_died() {
+    for (way, readers) in ways_to_readers() {
+        let Some((status, complaints)) = killed(way, readers, a_consumer) else { return };
+        assert_eq!(status.code(), Some(1), "{complaints:?}");
+        // The other consumers end without a word.
+        let [line] = &complaints[..] else { panic!("{complaints:?}") };
+        assert!(line.starts_with(&format!("frames: the {way} consumer")), "{line}");
+        assert!(line.contains(" left after "), "{line}");
+        assert!(line.contains(" of 1000000000 frames; it ended with signal: 9"), "{line}");
     }
 }
 
 #[test]
-fn a_consumer_says_that_its_producer_has_died() {
-    for way in ["--size=65536", "--copy"] {
-        let Some((status, line)) = killed(way, Pid::from_child) else { return };
-        assert_eq!(status.signal(), Some(9), "{line}");
-        assert!(line.starts_with("frames: consumer: the producer left after "), "{line}");
+fn each_consumer_says_that_its_producer_has_died() {
+    for (way, readers) in ways_to_readers() {
+        let Some((status, complaints)) = killed(way, readers, Pid::from_child) else { return };
+        assert_eq!(status.signal(), Some(9), "{complaints:?}");
+        assert_eq!(complaints.len(), readers, "{complaints:?}");
+        for line in complaints {
+            assert!(line.starts_with(&format!("frames: {way} consumer")), "{line}");
+            assert!(line.contains(": the producer left after "), "{line}");
+        }
     }
 }
 
@@ -195,17 +271,25 @@ fn a_consumer_says_that_it_has_no_socket() {
     failed(output, "consumer: standard input is not a socket");
 }
 
-/// Starts a consumer of sealed frames and gives the producer's end of its socket.
-fn consumer(frames: u64) -> Option<(UnixStream, Child)> {
+/// Starts a consumer and gives its control socket and the producer's end of its channel.
+fn consumer(way: &str, frames: u64) -> Option<(UnixStream, UnixStream, Child)> {
+    let (control, stdin) = UnixStream::pair().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let child = example("frames")?
-        .args(["--consumer", "--size=10", &format!("--frames={frames}")])
-        .stdin(OwnedFd::from(theirs))
+        .args(["--consumer", "--size=10", &format!("--way={way}"), &format!("--frames={frames}")])
+        .stdin(OwnedFd::from(stdin))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    Some((ours, child))
+    send_fds(&control, b"!", &[theirs.as_fd()]).unwrap();
+    Some((control, ours, child))
+}
+
+fn answer(control: &mut UnixStream) -> u64 {
+    let mut answer = [0; 8];
+    control.read_exact(&mut answer).unwrap();
+    u64::from_le_bytes(answer)
 }
 
 fn header(frame: &[u8]) -> [u8; 12] {
@@ -217,16 +301,22 @@ fn header(frame: &[u8]) -> [u8; 12] {
 
 #[test]
 fn the_consumer_answers_honest_frames() {
-    let Some((mut socket, child)) = consumer(2) else { return };
-    for frame in [b"one", b"two"] {
+    let Some((mut control, socket, child)) = consumer("sealed", 2) else { return };
+    assert_eq!(answer(&mut control), 0);
+    for (number, frame) in [(1, b"one"), (2, b"two")] {
         let file = SealedFile::from_bytes("frame", frame).unwrap();
         send_fds(&socket, &header(frame), &[file.as_fd()]).unwrap();
-        let mut answer = [0; 4];
-        socket.read_exact(&mut answer).unwrap();
-        assert_eq!(u32::from_le_bytes(answer), crc32fast::hash(frame));
+        assert_eq!(answer(&mut control), number);
     }
     drop(socket);
     assert!(child.wait_with_output().unwrap().status.success());
+}
+
+#[track_caller]
+fn complains(child: Child, complaint: &str) {
+    let output = end_of(child);
+    assert_eq!(output.status.signal(), None);
+    failed(output, complaint);
 }
 
 #[test]
@@ -246,13 +336,60 @@ fn the_consumer_refuses_a_lie_and_says_which() {
         (short, Some(sealed(b"one")), "the producer left after 0 of 2 frames"),
         (&header(b"one"), Some(sealed(b"one")), "the producer left after 1 of 2 frames"),
     ] {
-        let Some((socket, child)) = consumer(2) else { return };
+        let Some((_control, socket, child)) = consumer("sealed", 2) else { return };
         let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
         send_fds(&socket, header, &fds).unwrap();
         socket.shutdown(Shutdown::Write).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let complaints = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), output.status.signal()), (Some(1), None), "{complaints}");
-        assert!(complaints.contains(complaint), "{complaints}");
+        complains(child, complaint);
     }
+    for way in ["socket", "pipe"] {
+        for (bytes, complaint) in [
+            ([&header(b"one")[..], b"two"].concat(), "frame 1: it is not as it was sent"),
+            (header(b"eleven byte").to_vec(), "announced with 11 bytes"),
+            (short.to_vec(), "the producer left after 0 of 2 frames"),
+        ] {
+            let Some((_control, mut socket, child)) = consumer(way, 2) else { return };
+            socket.write_all(&bytes).unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            complains(child, complaint);
+        }
+    }
+}
+
+#[test]
+fn the_consumer_of_a_ring_refuses_a_lie_and_says_which() {
+    let Some(_) = live(Producer::create("supported", 1)) else { return };
+    let (policy, long) = (SealPolicy::untrusted_live(1 << 20), Duration::from_secs(60));
+    let record = |frame: &[u8]| [frame, &crc32fast::hash(frame).to_le_bytes()].concat();
+    for (record, complaint) in [
+        (record(b"one"), "the producer left after 1 of 2 frames"),
+        (b"one and no sum".to_vec(), "frame 1: it is not as it was sent"),
+        (record(b"eleven byte"), "frame 1: it has 11 bytes"),
+        (b"sum".to_vec(), "frame 1: it came without its checksum"),
+    ] {
+        let Some((_control, socket, child)) = consumer("ring", 2) else { return };
+        let offer = Sender::offer(socket, "frames", 4096).unwrap();
+        let mut ring = offer.accept(&policy, long).unwrap();
+        ring.send(&record, long).unwrap();
+        drop(ring);
+        complains(child, complaint);
+    }
+    // And whoever offers no ring.
+    let Some((_control, socket, child)) = consumer("ring", 2) else { return };
+    send_fds(&socket, b"a string", &[socket.as_fd()]).unwrap();
+    complains(child, "it is for another use");
+}
+
+#[test]
+fn the_consumer_of_a_broadcast_says_that_it_was_overtaken() {
+    let Some(mut publisher) = live(Publisher::create("frames", 4096)) else { return };
+    let Some((mut control, socket, child)) = consumer("broadcast", 2) else { return };
+    publisher.admit(socket, &SealPolicy::untrusted_live(1 << 20), Duration::from_secs(60)).unwrap();
+    assert_eq!(answer(&mut control), 0);
+    kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+    for _ in 0..1000 {
+        publisher.publish(b"one").unwrap();
+    }
+    kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
+    complains(child, " frames were overwritten before it");
 }
