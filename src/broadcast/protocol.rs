@@ -52,6 +52,7 @@
 //! explains it is [`Broken`]. A hostile publisher can make a reader miss records, and lie about how many.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use super::super::memory::{
     Area, HALVES, HEADER, LINE, Sink, Source, Span, WORD, announce, announced, claim, claimed,
@@ -396,9 +397,7 @@ impl Reader {
     /// Where there is a record, or will be the next one: its position and number.
     fn place(&self, memory: &impl Source, place: StartAt) -> Option<(u64, u64)> {
         let capacity = self.area.capacity as u64;
-        let (claimed, step) = (claimed(memory, CLAIMED), step(&self.area));
-        let steps = |back| claimed.saturating_sub(back).div_ceil(step)..=claimed / step;
-        let oldest = |back| steps(back).find_map(|step| self.first_of(memory, step));
+        let oldest = |back| self.steps(memory, back).find_map(|step| self.first_of(memory, step));
         match place {
             StartAt::Oldest => oldest(capacity),
             StartAt::Middle => oldest(capacity / 2),
@@ -406,7 +405,13 @@ impl Reader {
         }
         .or_else(|| self.now(memory))
         // The writer has stopped where `now` finds no number, perhaps for good.
-        .or_else(|| steps(capacity).rev().find_map(|step| self.first_of(memory, step)))
+        .or_else(|| self.steps(memory, capacity).rev().find_map(|step| self.first_of(memory, step)))
+    }
+
+    /// The steps of the last so many bytes.
+    fn steps(&self, memory: &impl Source, back: u64) -> RangeInclusive<u64> {
+        let (claimed, step) = (claimed(memory, CLAIMED), step(&self.area));
+        claimed.saturating_sub(back).div_ceil(step)..=claimed / step
     }
 
     /// The first record that begins in a step, if its entry and the record are still there.
