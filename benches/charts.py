@@ -289,7 +289,8 @@ STREAMS = {
     "publish to 1 awake readers",
     "publish to 4 awake readers",
     "publish to 16 awake readers",
-    "one way to a sleeping reader",
+    "one way, on one CPU",
+    "one way, from one CPU to another",
 }
 
 

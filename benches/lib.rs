@@ -204,18 +204,36 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// The CPUs that the process might use when this was called first.
+fn cpus() -> &'static [usize] {
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    CPUS.get_or_init(|| {
+        let usable = sched_getaffinity(None).expect("a process runs somewhere");
+        (0..CpuSet::MAX_CPU).filter(|cpu| usable.is_set(*cpu)).collect()
+    })
+}
+
+/// One of the CPUs that the process may use, if there are so many.
+pub fn cpu(nth: usize) -> Option<usize> {
+    cpus().get(nth).copied()
+}
+
+/// Keeps this thread, and processes that it starts, on these CPUs, and says whether that is possible.
+pub fn stay_on(cpus: impl IntoIterator<Item = usize>) -> bool {
+    let mut set = CpuSet::new();
+    cpus.into_iter().for_each(|cpu| set.set(cpu));
+    sched_setaffinity(None, &set).is_ok()
+}
+
+/// Lets this thread use every CPU again.
+pub fn stay_anywhere() -> bool {
+    stay_on(cpus().iter().copied())
+}
+
 /// Keeps this thread on one of the CPUs that the process may use, and says whether there is such a
 /// one. Sealing pages that another CPU wrote takes longer.
 pub fn stay_on_cpu(nth: usize) -> bool {
-    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
-    let cpus = CPUS.get_or_init(|| {
-        let usable = sched_getaffinity(None).expect("a process runs somewhere");
-        (0..CpuSet::MAX_CPU).filter(|cpu| usable.is_set(*cpu)).collect()
-    });
-    let Some(cpu) = cpus.get(nth) else { return false };
-    let mut set = CpuSet::new();
-    set.set(*cpu);
-    sched_setaffinity(None, &set).is_ok()
+    cpu(nth).is_some_and(|cpu| stay_on([cpu]))
 }
 
 /// Bytes at the beginning of a page, all of them there. A large `Vec` begins 16 bytes after one, and

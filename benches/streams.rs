@@ -8,7 +8,10 @@
 //! * `ring` and a pipe or a Unix stream make no difference between readers that are trusted and others.
 //!   `shmem-ipc` is a ring buffer that trusts its peer, with eventfds; it has no records, so the length is
 //!   known to both sides.
-//! * "one way": two processes answer each other; half of the time there and back.
+//! * Sender and reader stay on a CPU each: where the scheduler puts them would matter more than anything
+//!   else. Four readers run where they can.
+//! * "one way": two processes answer each other; half of the time there and back. On one CPU the kernel
+//!   switches from one to the other; from one CPU to another it sends an interrupt.
 //! * "to 4 readers": `broadcast` against a pipe for each. No record is missed: a burst fits in.
 //! * "in one thread": one thread publishes and reads, nobody sleeps, which is all that tokio's broadcast does.
 //! * "publish to awake readers": what the bells of registered subscribers cost `latest` while nobody sleeps.
@@ -27,9 +30,14 @@ use sealed_mmap::bell::Request;
 use sealed_mmap::ring::{Received, Receiver, Sender};
 use sealed_mmap::socket::{recv_fd, recv_fds, send_fds};
 use sealed_mmap::{SealPolicy, SealedFile, broadcast, latest};
-use sealed_mmap_benches::{Case, KIB, MIB, NAME, Sample, page_aligned, read, timed_each};
+use sealed_mmap_benches::{
+    Case, KIB, MIB, NAME, Sample, cpu, page_aligned, read, stay_anywhere, stay_on, stay_on_cpu,
+    timed_each,
+};
 
+/// What a reader does, and on which CPU.
 const READER: &str = "SEALED_MMAP_BENCH_READER";
+const CPU: &str = "SEALED_MMAP_BENCH_CPU";
 const SECOND: Duration = Duration::from_secs(1);
 const EVER: Duration = Duration::MAX;
 
@@ -39,12 +47,13 @@ fn policy() -> SealPolicy {
 
 /// How many records there are in a burst: some milliseconds of them.
 fn burst(size: u64) -> u64 {
-    (64 * MIB / (size + 512)).clamp(4, 20_000)
+    (128 * MIB / (size + 256)).clamp(4, 100_000)
 }
 
-/// What a ring or a pipe of this crate's or another's holds: several records, in the caches if they fit.
+/// What a ring buffer of this crate's or another's holds: many records where they fit into the caches,
+/// and a few where they do not.
 fn capacity(size: u64) -> usize {
-    (size * 4).clamp(256 * KIB, 64 * MIB) as usize
+    (size * 32).clamp(256 * KIB, 8 * MIB).max(size * 4) as usize
 }
 
 type Send = Box<dyn FnMut(&[u8])>;
@@ -184,10 +193,11 @@ struct Reader {
 
 impl Reader {
     /// Starts it, with the socket over which the channel is set up as its standard output.
-    fn start(role: &str, size: u64, channel: UnixStream) -> Self {
+    fn start(role: &str, size: u64, channel: UnixStream, cpu: Option<usize>) -> Self {
         let (control, theirs) = UnixStream::pair().unwrap();
         let process = Command::new(env::current_exe().unwrap())
             .env(READER, format!("{role}/{size}"))
+            .envs(cpu.map(|cpu| (CPU, cpu.to_string())))
             .stdin(OwnedFd::from(theirs))
             .stdout(OwnedFd::from(channel))
             .stderr(Stdio::inherit())
@@ -214,6 +224,9 @@ impl Drop for Reader {
 
 /// What such a process does.
 fn be_reader(role: &str) {
+    if let Ok(cpu) = env::var(CPU) {
+        stay_on([cpu.parse().unwrap()]);
+    }
     let (name, size) = role.rsplit_once('/').unwrap();
     let size = size.parse().unwrap();
     let [mut control, channel] = [io::stdin().as_fd(), io::stdout().as_fd()]
@@ -234,7 +247,7 @@ fn be_reader(role: &str) {
 /// Bursts through one channel to one reader.
 fn bursts(channel: &Channel, size: u64) -> impl FnMut() -> Sample + use<> {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut reader = Reader::start(channel.name, size, theirs);
+    let mut reader = Reader::start(channel.name, size, theirs, cpu(1));
     let mut send = (channel.sender)(ours, size);
     let (record, count) = (page_aligned(size), burst(size));
     move || {
@@ -255,6 +268,7 @@ fn ring(criterion: &mut Criterion) {
         [None, None, Some(0.2), Some(0.2), Some(0.4)],
     ];
     let [subject, baselines @ ..] = &CHANNELS;
+    stay_on_cpu(0);
     for (at, size) in [64, KIB, 64 * KIB, MIB, 16 * MIB].into_iter().enumerate() {
         for (baseline, targets) in baselines.iter().zip(TARGETS) {
             let question = "a stream of records";
@@ -262,6 +276,7 @@ fn ring(criterion: &mut Criterion) {
             case.compare(criterion, bursts(subject, size), bursts(baseline, size));
         }
     }
+    stay_anywhere();
 }
 
 fn broadcast_receiver(socket: UnixStream) -> Next {
@@ -285,7 +300,7 @@ fn broadcast_bursts(size: u64, readers: u64) -> impl FnMut() -> Sample {
     let mut readers: Vec<_> = (0..readers)
         .map(|_| {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let reader = Reader::start("broadcast", size, theirs);
+            let reader = Reader::start("broadcast", size, theirs, None);
             publisher.admit(ours, &policy(), SECOND * 10).unwrap();
             reader
         })
@@ -304,7 +319,7 @@ fn pipe_bursts(size: u64, readers: u64) -> impl FnMut() -> Sample {
     let (mut readers, mut sends): (Vec<_>, Vec<_>) = (0..readers)
         .map(|_| {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            (Reader::start("pipe", size, theirs), pipe_sender(ours, size))
+            (Reader::start("pipe", size, theirs, None), pipe_sender(ours, size))
         })
         .unzip();
     move || {
@@ -417,10 +432,10 @@ fn answer_on_a_pipe(channel: UnixStream) {
     }
 }
 
-fn there_and_back_in_rings() -> impl FnMut() -> Sample {
+fn there_and_back_in_rings(cpu: Option<usize>) -> impl FnMut() -> Sample {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (ours_back, theirs_back) = UnixStream::pair().unwrap();
-    let reader = Reader::start("answer", 0, theirs);
+    let reader = Reader::start("answer", 0, theirs, cpu);
     send_fds(&ours, b"a", &[theirs_back.as_fd()]).unwrap();
     let offer = Sender::offer(ours, NAME, 4096).unwrap();
     let mut there = offer.accept(&policy(), SECOND * 10).unwrap();
@@ -437,9 +452,9 @@ fn there_and_back_in_rings() -> impl FnMut() -> Sample {
     }
 }
 
-fn there_and_back_in_pipes() -> impl FnMut() -> Sample {
+fn there_and_back_in_pipes(cpu: Option<usize>) -> impl FnMut() -> Sample {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let reader = Reader::start("answer on a pipe", 0, theirs);
+    let reader = Reader::start("answer on a pipe", 0, theirs, cpu);
     let (there_out, there) = rustix::pipe::pipe().unwrap();
     let (back, back_in) = rustix::pipe::pipe().unwrap();
     send_fds(&ours, b"a", &[there_out.as_fd(), back_in.as_fd()]).unwrap();
@@ -455,9 +470,13 @@ fn there_and_back_in_pipes() -> impl FnMut() -> Sample {
 }
 
 fn one_way(criterion: &mut Criterion) {
-    let question = "one way to a sleeping reader";
-    let case = Case { question, baseline: "pipe", size: 64, target: Some(1.4) };
-    case.compare(criterion, there_and_back_in_rings(), there_and_back_in_pipes());
+    let questions = [("one way, on one CPU", cpu(0)), ("one way, from one CPU to another", cpu(1))];
+    stay_on_cpu(0);
+    for (question, cpu) in questions {
+        let case = Case { question, baseline: "pipe", size: 64, target: Some(1.4) };
+        case.compare(criterion, there_and_back_in_rings(cpu), there_and_back_in_pipes(cpu));
+    }
+    stay_anywhere();
 }
 
 criterion_group!(
