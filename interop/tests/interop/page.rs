@@ -35,7 +35,8 @@ fn sources(folder: &Path) -> Result<String> {
 fn every_code_block_of_the_page_is_run_by_a_test() -> Result<()> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(package.join("../docs/interop.md"))?;
-    let tested = sources(&package.join("tests/interop"))? + &sources(&package.join("examples"))?;
+    let tested =
+        sources(&package.join("tests/interop"))? + &sources(&package.join("examples/relay"))?;
 
     let blocks: Vec<&str> =
         page.split("```rust\n").skip(1).filter_map(|part| part.split("```").next()).collect();
