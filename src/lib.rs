@@ -172,6 +172,12 @@
 //! good as the kernel that makes it: [known holes in kernels](soundness#known-holes-in-kernels) lists
 //! the faults that broke it, and what an operator can do.
 //!
+//! # Features
+//!
+//! | feature, none by default | what it adds | who needs it |
+//! |---|---|---|
+//! | `stable_deref_trait` | `StableDeref` for [`ReadOnlyMap`] and [`PrivateMap`]: their bytes stay where they are when the map moves | `yoke`, and `ownedbytes` of tantivy |
+//!
 //! # Platforms
 //!
 //! | | |
@@ -180,6 +186,7 @@
 //! | Android | the same kernel; compiled, not tested |
 //! | FreeBSD | in part: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/thread-self/fd`; compiled, not tested |
 //! | others | the build stops |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod bell;
 pub mod broadcast;

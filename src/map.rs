@@ -20,6 +20,8 @@ use std::slice;
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use rustix::io::Errno;
 use rustix::mm::Advice;
+#[cfg(feature = "stable_deref_trait")]
+use stable_deref_trait::StableDeref;
 use thiserror::Error;
 
 use crate::failure::{explained, while_doing};
@@ -252,6 +254,12 @@ impl Deref for ReadOnlyMap {
     }
 }
 
+// SAFETY: `StableDeref` requires that what `deref` returned stays valid, and the same, for as long as the
+// map lives, wherever the map moves and whatever methods are called on `&self`. `Mmap` promises that of
+// the mapping (`is_stable`), and the range within it is set once. The slice of an empty map is a constant.
+#[cfg(feature = "stable_deref_trait")]
+unsafe impl StableDeref for ReadOnlyMap {}
+
 impl AsRef<[u8]> for ReadOnlyMap {
     fn as_ref(&self) -> &[u8] {
         self
@@ -467,6 +475,12 @@ impl DerefMut for PrivateMap {
     }
 }
 
+// SAFETY: as for `ReadOnlyMap`. `StableDeref` requires the same of `deref_mut`, also after writing to what
+// it returned, which makes the kernel replace pages and leaves the addresses as they are. A `PrivateMap` is
+// no `Clone`, so a mapping has one owner, whose `&mut` excludes every other access.
+#[cfg(feature = "stable_deref_trait")]
+unsafe impl StableDeref for PrivateMap {}
+
 impl AsRef<[u8]> for PrivateMap {
     fn as_ref(&self) -> &[u8] {
         self
@@ -484,6 +498,13 @@ impl fmt::Debug for PrivateMap {
         f.debug_struct("PrivateMap").field("len", &self.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(feature = "stable_deref_trait")]
+const _: () = {
+    const fn is_stable<M: StableDeref>() {}
+    is_stable::<Mmap>();
+    is_stable::<MmapMut>();
+};
 
 /// A slice cannot be longer than `isize::MAX` bytes, and so no mapping is.
 pub(crate) fn address_space(len: u64) -> io::Result<usize> {

@@ -1,0 +1,1 @@
+//! What is tested here stands in `tests/`, and on the page `docs/interop.md`.
