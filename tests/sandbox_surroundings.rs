@@ -198,6 +198,51 @@ fn a_sandbox_that_denies_all_of_fcntl_is_not_a_final_seal() {
     thread::spawn(in_thread).join().unwrap();
 }
 
+/// Kernels before 6.7 refuse to map a hugetlb file through a writable descriptor, and sandboxes any file.
+#[test]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn words_about_proc_do_not_replace_the_errno_of_mmap() {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use seccompiler::SeccompCmpArgLen::Dword;
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+        apply_filter,
+    };
+
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let file = match memfd_create("huge", flags) {
+        Ok(fd) => std::fs::File::from(fd),
+        Err(errno) => return eprintln!("not tested, there are no hugetlb pages here: {errno}"),
+    };
+    // No page is taken from the pool until one is mapped.
+    file.set_len(support::meminfo("Hugepagesize")).unwrap();
+    support::files::seal(&file, support::files::WHOLE).unwrap();
+    let policy = SealPolicy::new().allow_hugetlb(true);
+    let file = SealedFile::receive_read_only(file, &policy).unwrap();
+
+    let in_thread = move || {
+        let of_a_file = SeccompCondition::new(4, Dword, SeccompCmpOp::Ne, u32::MAX.into()).unwrap();
+        let mapping = vec![SeccompRule::new(vec![of_a_file]).unwrap()];
+        for (call, rules, errno) in
+            [(libc::SYS_openat, vec![], libc::ENOENT), (libc::SYS_mmap, mapping, libc::EPERM)]
+        {
+            let denied = SeccompAction::Errno(errno as u32);
+            let arch = std::env::consts::ARCH.try_into().unwrap();
+            let rules = [(call, rules)].into_iter().collect();
+            let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, arch).unwrap();
+            let filter: BpfProgram = filter.try_into().unwrap();
+            if let Err(error) = apply_filter(&filter) {
+                return eprintln!("not tested: no filter can be set here: {error}");
+            }
+        }
+        let error = file.map_read_only().unwrap_err();
+        assert_eq!(errno_in(&error), Some(Errno::PERM), "{error:?}");
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("/proc"), "{error}");
+    };
+    thread::spawn(in_thread).join().unwrap();
+}
+
 #[test]
 fn a_changed_setting_of_huge_pages_is_seen() {
     if !is_alone("a_changed_setting_of_huge_pages_is_seen") {

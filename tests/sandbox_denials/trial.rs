@@ -17,6 +17,9 @@ use crate::truth;
 /// After so many seconds an operation hangs. The longest honest wait, for pinned pages, is one.
 const PATIENCE: u32 = 5;
 
+/// What an error says after which the file has more seals than before.
+const MORE_SEALS: [&str; 2] = ["could not be confirmed", "cannot reserve memory"];
+
 /// An error, and what the caller still has.
 pub(crate) struct Failure<I> {
     chain: Vec<String>,
@@ -254,8 +257,10 @@ impl<I, T> Plan<I, T> {
         }
         report.faults.extend(truth::faults(denial, &chain, kind, self.is_bare));
         for (before, after) in looked.iter().zip((self.look)(&mut input)) {
-            // What the kernel has added it does not take back.
-            if *before != after && !(seals_added && before.starts_with("seals ")) {
+            // What the kernel has added it does not take back; but who gets the file is told.
+            let is_told =
+                || chain.iter().any(|error| MORE_SEALS.iter().any(|said| error.contains(said)));
+            if *before != after && !(seals_added && before.starts_with("seals ") && is_told()) {
                 report.faults.push(format!("changes {before:?} into {after:?}"));
             }
         }

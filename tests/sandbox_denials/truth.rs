@@ -41,7 +41,7 @@ pub(crate) fn of_the_man_page(call: &str) -> &'static [Errno] {
         "splice" => &[E::AGAIN, E::INVAL, E::NOMEM, E::SPIPE],
         "read" | "pread64" | "readv" | "preadv" => &[E::AGAIN, E::INTR, E::INVAL, E::IO, E::ISDIR],
         "write" | "pwrite64" | "writev" | "pwritev" => {
-            &[E::DQUOT, E::FBIG, E::INTR, E::INVAL, E::IO, E::NOSPC]
+            &[E::AGAIN, E::DQUOT, E::FBIG, E::INTR, E::INVAL, E::IO, E::NOSPC]
         }
         _ if call.starts_with("openat") => &[
             E::AGAIN,
@@ -188,6 +188,9 @@ const CAUSES: &[(&str, IsMeant)] = &[
     ("did not add the seals", |_, _| false),
     ("does not enforce", |call, _| call == "memfd_create"),
     ("while somebody still writes", is_part_of_the_self_test),
+    ("could not be confirmed", |call, _| {
+        ["fcntl(F_GETFL)", "fcntl(F_GET_SEALS)", "fstat", "fstatfs"].contains(&call)
+    }),
     ("changed while it was copied", |_, _| false),
     ("descriptors were lost", |_, _| false),
     ("a writable mapping of it exists", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
