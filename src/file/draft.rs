@@ -340,7 +340,7 @@ pub(super) fn explain_write(pages: HugePages, error: io::Error) -> io::Error {
 /// hugetlbfs returns a bare `EINVAL` for what it cannot do.
 fn explain(pages: HugePages, error: io::Error, what: &'static str) -> io::Error {
     match (pages, error.kind()) {
-        (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
+        (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => explained(kind, what, error),
         _ => error,
     }
 }

@@ -71,6 +71,7 @@ comes back as it was, and nothing is left behind. `SEALED_MMAP_DENIALS=1 cargo t
 ";
 
 fn try_denials(operation: &Operation, table: &mut Table) {
+    let _pool = operation.pool();
     let undenied = operation.try_with(None);
     match &undenied.outcome {
         Outcome::NotHere(reason) => eprintln!("not tested, {}: {reason}", operation.name),

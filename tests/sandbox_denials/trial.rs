@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use seccompiler::BpfProgram;
 
 use crate::denier::{self, Call, Denial};
+use crate::support::machine::HugePool;
 use crate::truth;
 
 /// After so many seconds an operation hangs. The longest honest wait, for pinned pages, is one.
@@ -92,7 +93,7 @@ impl<I: 'static, T: 'static> Plan<I, T> {
     }
 
     pub(crate) fn named(self, name: &'static str) -> Operation {
-        Operation { name, run: Box::new(move |denial| self.run(denial)) }
+        Operation { name, takes_huge_pages: false, run: Box::new(move |denial| self.run(denial)) }
     }
 }
 
@@ -100,6 +101,7 @@ type Run = dyn Fn(Option<&Denial>) -> Report;
 
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
+    takes_huge_pages: bool,
     run: Box<Run>,
 }
 
@@ -193,6 +195,15 @@ fn filter() -> &'static BpfProgram {
 }
 
 impl Operation {
+    pub(crate) fn on_huge_pages(self) -> Self {
+        Self { takes_huge_pages: true, ..self }
+    }
+
+    /// What nobody else may use while the operation is tried.
+    pub(crate) fn pool(&self) -> Option<HugePool> {
+        if self.takes_huge_pages { HugePool::with_free_pages(1) } else { None }
+    }
+
     pub(crate) fn try_with(&self, denial: Option<Denial>) -> Report {
         in_a_process(|| (self.run)(denial.as_ref()))
     }

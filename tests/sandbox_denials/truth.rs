@@ -199,7 +199,7 @@ const CAUSES: &[(&str, IsMeant)] = &[
         let forbids = || !fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|set| set != b"2\n");
         call == "memfd_create" && errno == Errno::ACCESS && forbids()
     }),
-    ("/proc", |call, _| call.starts_with("openat") || ["newfstatat", "readlinkat"].contains(&call)),
+    ("/proc/thread-self", |call, _| call.starts_with("openat") || ["newfstatat", "readlinkat"].contains(&call)),
     ("free memory", |call, errno| {
         is_lack_of_memory(call, errno) || call == "fallocate" && errno == Errno::BADF
     }),

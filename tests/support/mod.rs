@@ -1,12 +1,13 @@
 //! What the tests share: code in another process ([`process`]), files ([`files`]), mappings that the
-//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), and how often a test
-//! repeats itself ([`runs`]).
+//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), what the
+//! machine has once ([`machine`]), and how often a test repeats itself ([`runs`]).
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
 pub(crate) mod files;
 #[cfg(target_os = "linux")]
 pub(crate) mod fuse;
 pub(crate) mod kernel;
+pub(crate) mod machine;
 pub(crate) mod mapping;
 pub(crate) mod process;
 pub(crate) mod runs;
