@@ -150,7 +150,13 @@ impl WorkingCopy {
         let tests = copy(&programs.tests, "deps")?;
         let temporary = folder.join(OsStr::from_bytes(b"not UTF-8: \xff, and spaces"));
         fs::create_dir(&temporary)?;
-        chown(&temporary, user, user)?;
+        // Tests make things beside their programs.
+        let programs = [&folder.join("examples"), &folder.join("deps")];
+        let files = fs::read_dir(programs[0])?.chain(fs::read_dir(programs[1])?);
+        let files = files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+        for path in files.iter().chain(programs).chain([&folder, &temporary]) {
+            chown(path, user, user)?;
+        }
         Ok(Self { name, tests, temporary, threads, user })
     }
 
