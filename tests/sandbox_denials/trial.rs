@@ -17,7 +17,7 @@ use crate::support::machine::HugePool;
 use crate::truth;
 
 /// After so many seconds an operation hangs. The longest honest wait, for pinned pages, is one.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 10;
 
 /// What an error says after which the file has more seals than before.
 const MORE_SEALS: [&str; 2] = ["could not be confirmed", "cannot reserve memory"];
