@@ -19,6 +19,7 @@ use sealed_mmap::latest::Publisher;
 use sealed_mmap::socket::send_fds;
 use sealed_mmap::{Producer, SealedFile};
 
+use crate::support::files::is_root;
 use crate::{LONG, Running, Temp, eventually, example, fails, pipe};
 
 /// `None` where nothing can be published: then that is what is checked.
@@ -227,6 +228,7 @@ fn an_empty_or_relative_directory_is_no_place_for_a_socket() {
 #[test]
 fn a_place_where_no_socket_can_be_is_named() {
     let long_name = format!("/tmp/{}", "long".repeat(60));
+    let unconnected = if is_root() { "/: Connection refused" } else { "/: Permission denied" };
     for (runtime, arguments, place) in [
         // Not even root can create anything there.
         ("/proc", &["publish"][..], "/proc/dashboard.sock: "),
@@ -234,7 +236,7 @@ fn a_place_where_no_socket_can_be_is_named() {
         ("", &["publish", &long_name], &format!("{long_name}: ")),
         ("", &["watch", &long_name], &format!("{long_name}: ")),
         ("", &["publish", "/"], "/: it exists and is not a socket"),
-        ("", &["watch", "/"], "/: Connection refused"),
+        ("", &["watch", "/"], unconnected),
     ] {
         let Some(_) = dashboard("publish", Path::new("/proc/x")) else { return };
         let Some(mut dashboard) = example("dashboard") else { return };
