@@ -203,7 +203,7 @@ fn between_threads(channel: fn() -> Channel) -> impl FnMut() -> Sample {
                 here.receive();
             };
             there_and_back(); // until the thread runs
-            timed_each(TIMES, there_and_back).halved()
+            timed_each(TIMES, there_and_back).each_of(2)
         });
         assert_eq!(here.received, here.sent);
         sample

@@ -63,9 +63,9 @@ impl Sample {
         Self { wall, cpu: wall }
     }
 
-    /// Of one of two things that were done one after the other.
-    pub fn halved(self) -> Self {
-        Self { wall: self.wall / 2.0, cpu: self.cpu / 2.0 }
+    /// Of one of several things that were done one after the other.
+    pub fn each_of(self, count: u64) -> Self {
+        Self { wall: self.wall / count as f64, cpu: self.cpu / count as f64 }
     }
 }
 
@@ -83,12 +83,12 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> Sample {
 /// Times what is too short for the clock: one of `count` runs, without dropping what they return.
 pub fn timed_each<T>(count: u32, mut work: impl FnMut() -> T) -> Sample {
     let mut results = Vec::with_capacity(count as usize);
-    let Sample { wall, cpu } = timed(|| {
+    timed(|| {
         for _ in 0..count {
             results.push(black_box(work()));
         }
-    });
-    Sample { wall: wall / f64::from(count), cpu: cpu / f64::from(count) }
+    })
+    .each_of(count.into())
 }
 
 fn cpu_time() -> Duration {

@@ -21,10 +21,6 @@ use crate::sys::{self, Readings};
 /// splicing.
 const BUFFER: usize = 64 << 10;
 
-/// How often in a row a call is repeated that has done nothing. Signals do not come that fast, and
-/// a file system in user space may answer every call as if they did.
-const PATIENCE: u32 = 1000;
-
 impl CreateOptions {
     /// Creates an immutable copy of what `source` holds: all of a regular file, from its beginning and
     /// without moving its offset; of any other stream of bytes (a pipe, a stream socket, a terminal,
@@ -233,11 +229,7 @@ fn copy_regular_file(
 }
 
 /// Copies all of `source` to the empty `target`, and returns how much that was.
-pub(crate) fn append(
-    source: BorrowedFd<'_>,
-    target: &SealedFile<Unsealed>,
-    limit: u64,
-) -> io::Result<u64> {
+fn append(source: BorrowedFd<'_>, target: &SealedFile<Unsealed>, limit: u64) -> io::Result<u64> {
     let before = sys::stat(source)?;
     if !before.is_regular {
         return copy_stream(source, target.file(), limit);
@@ -328,7 +320,7 @@ fn read_patiently(
 ) -> io::Result<()> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut last = Errno::INTR;
-    for _ in 0..PATIENCE {
+    for _ in 0..sys::PATIENCE {
         match rustix::io::read(source, spare_capacity(buffer)) {
             // The source is non-blocking, its timeout is over, or a signal came. Reading again
             // would start the timeout anew.

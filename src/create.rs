@@ -368,7 +368,6 @@ impl CreateOptions {
         if self.fills_through_a_mapping(len) {
             file.map_mut_with_len(len)?.copy_from_slice(bytes);
         } else {
-            // At an offset, so that the file's own stays 0: a child gets all of it as standard input.
             sys::write_all_at(file.file(), bytes, 0)?;
         }
         Ok(file.seal_with_len(len)?)
@@ -421,7 +420,6 @@ impl CreateOptions {
             let start = buffer.as_ptr().addr().wrapping_neg() % PAGE;
             let bytes = &mut buffer[start..][..len];
             fill(bytes)?;
-            // At an offset, so that the file's own stays 0: a child gets all of it as standard input.
             sys::write_all_at(file.file(), bytes, 0)?;
         }
         Ok(file.seal_with_len(len)?)

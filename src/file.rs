@@ -220,7 +220,10 @@ impl<S: Sealed> SealedFile<S> {
     pub fn reopen(&self) -> io::Result<Self> {
         let same_file = sys::reopen(self.as_fd(), false)?;
         sys::clear_nonblocking(same_file.as_fd())?;
-        // SAFETY: as in `try_clone`; `sys::reopen` has compared device and inode.
+        // SAFETY: as in `try_clone`: it is the same file by device and inode number (inode(7)), which
+        // `sys::reopen` has compared. Should they lie (memfds are numbered by a counter of 32 bits,
+        // `get_next_ino` in fs/inode.c), the statements hold of the other file, too: it carries the
+        // seals and is as long, which `sys::reopen` has seen.
         Ok(unsafe { Self::sealed(same_file.into(), self.known_extent()) })
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A [`Publisher`] makes a live file that holds the last few values. A [`Subscriber`] on that file
 //! copies the newest one out: always a whole value, and never one older than it returned before. A
-//! subscriber can sleep until there is a newer value. The publisher does not know its subscribers. No
-//! subscriber can block or disturb the publisher, or change a byte.
+//! subscriber can sleep until there is a newer value. No subscriber can block or disturb the publisher, or
+//! change a byte.
 //!
 //! Each value has a slot with a sequence number, checked after the copy: a *seqlock* with several
 //! slots. A reader retries only if the publisher has come around to the slot that it is copying.
@@ -35,31 +35,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! # Which to use
-//!
-//! | | immutable files | live file | newest value |
-//! |---|---|---|---|
-//! | types | [`SealedFile`] | [`Producer`], [`LiveMap`] | [`Publisher`], [`Subscriber`] |
-//! | for | frames, messages, anything large, anything of which every piece must arrive | counters, tables, a layout of your own | state of which only the newest matters |
-//! | a reader gets | `&[u8]` in place | a copy | a copy |
-//! | what a reader gets whole | the file | a word | a value |
-//! | a value can be missed | no | yes | yes, all but the newest |
-//! | a new value costs | a file, and sending its descriptor | stores | a copy, and a system call to wake waiting subscribers |
-//! | a reader learns of it | with the descriptor | by looking | by looking or sleeping |
-//! | length of a value | any | fixed | up to a fixed capacity |
-//! | who can write | nobody, ever again | the one [`Producer`] | the one [`Publisher`] |
-//! | seals | `WRITE`, `SHRINK`; on files made here also `GROW` and `SEAL` | `FUTURE_WRITE`, `SHRINK`; on files made here also `GROW` | as a live file |
-//! | can become immutable | is | by [`Producer::finish`] | no |
-//! | order between calls | nothing changes | a reader that has seen something new sees nothing older afterwards | sequence numbers never decrease |
-//! | reading allocates | nothing | the copy | the copy; no memory is an error |
-//! | reading can raise `SIGBUS` | in holes\* | in holes\* | in holes\* |
-//! | a hostile writer can | stop sending, leave holes\* | write any bytes at any time, leave holes\* | publish any bytes, keep readers from reading (`WouldBlock`), from sleeping and from waking, make them allocate up to the capacity, leave holes\* |
-//! | a hostile reader can, to other readers | move the offset of a description that they share | the same, and keep the file from being finished | the same, and [delay their wake-ups](#one-reader-against-another) by up to a second |
-//! | a writer that is killed leaves | the files that it sent | the words that it stored | its last value |
-//!
-//! \* A hole is memory that was never written; reading it allocates memory, and fails if there is none.
-//! A [`Producer`] and a [`Publisher`] leave no holes; against those of others there is
-//! [`SealPolicy::reserve`](crate::SealPolicy::reserve).
+//! [`choosing`](crate::choosing) compares this with everything else here.
 //!
 //! # Guarantees
 //!
@@ -81,21 +57,14 @@
 //!
 //! To the publisher, of any readers: they cannot write, and the publisher never waits for them.
 //! [`publish_without_wake`](Publisher::publish_without_wake) is wait-free.
-//! [`publish`](Publisher::publish) adds a system call that wakes waiting subscribers. The call does
-//! not block, but takes longer the more subscribers there are to wake. It is made even if there are
-//! none: subscribers can only read, and so cannot tell the publisher that they sleep.
 //!
-//! # One reader against another
+//! # How subscribers are woken
 //!
-//! All subscribers sleep on the same word of the file (`futex(2)`), and the kernel lets anybody who
-//! can read the word wake its sleepers, or move them to a word of their own choice (`FUTEX_REQUEUE`),
-//! where [`publish`](Publisher::publish) does not wake them. So one reader can silence the others.
-//!
-//! Therefore [`wait`](Subscriber::wait) sleeps for at most one second at a time, and then looks
-//! again. A silenced subscriber learns of a value, or of the end of the publisher, at most one second
-//! late. The same holds for values published
-//! [without a wake-up](Publisher::publish_without_wake). `Duration::MAX` is no exception: such a wait
-//! ends when the publisher ends, whatever other readers do.
+//! A subscriber that is [`Anonymous`] has the file and sleeps at the shared bell; the publisher does not
+//! know it, and makes a system call for each value in case somebody sleeps. A [`Registered`] one was
+//! [admitted](Publisher::admit) over a connection and has a private bell; it costs a system call only if
+//! it sleeps. [`bell`](crate::bell) tells what each can rely on, and how one reader could silence the
+//! other anonymous ones for a second.
 //!
 //! # Not guaranteed
 //!
@@ -105,8 +74,8 @@
 //! * That reading succeeds while the publisher overwrites values faster than they can be copied. A
 //!   reader that the publisher laps starts over, with the newest value at that time. After a hundred
 //!   attempts [`latest`](Subscriber::latest) fails with `WouldBlock`.
-//! * That the end of a publisher is announced: a publisher that is killed, or never dropped, falls
-//!   silent. A subscriber that waits without a timeout then waits forever.
+//! * That anonymous subscribers learn of the end of a publisher that is killed: it falls silent. One that
+//!   waits without a timeout then waits forever. A registered subscriber is told.
 //! * On 32-bit targets, that a killed publisher leaves its last value. If it is killed while both
 //!   halves of the sequence number change, once in 2³¹ values, nothing can be read afterwards:
 //!   [`latest`](Subscriber::latest) fails with `WouldBlock`, or reports no value.
@@ -114,26 +83,28 @@
 //!   leave holes in its file.
 
 mod protocol;
-mod word;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+pub use crate::bell::{Anonymous, Registered};
+
+use crate::bell::connection::{Waited, check_header};
+use crate::bell::{Audience, Request, wait_at_shared_bell};
 use crate::file::sealed::SealedFile;
-use crate::live::{LiveMap, WORD, Words, WordsMut};
+use crate::live::LiveMap;
 use crate::map::OutOfBounds;
+use crate::memory::{HEADER, Span};
+use crate::policy::SealPolicy;
 use crate::producer::Producer;
+pub use crate::record::{Record, Slot};
 use crate::state::FutureWriteSealed;
 use crate::sys;
+use crate::word::Word;
 
-use protocol::{BELL, Geometry, HEADER, News, Reader, Sink, Source, Writer};
-use word::Word;
-
-/// The cap on one sleep. Any reader can move the others to another futex (`FUTEX_REQUEUE` works through a
-/// read-only mapping), where nobody wakes them. So a sleeper looks again from time to time.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+use protocol::{BELL, Geometry, News, Reader, Writer};
 
 /// With four slots, a reader starts over only if the publisher overtakes it three times during one copy.
 const SLOTS: usize = 4;
@@ -160,6 +131,8 @@ const SLOTS: usize = 4;
 pub struct Publisher {
     producer: Producer,
     writer: Writer,
+    audience: Audience,
+    wakes_anonymous: bool,
 }
 
 impl Publisher {
@@ -189,7 +162,8 @@ impl Publisher {
             bytes[..HEADER].copy_from_slice(&geometry.to_header());
             Ok(())
         })?;
-        Ok(Self { producer, writer: Writer::new(geometry) })
+        let (writer, audience) = (Writer::new(geometry), Audience::default());
+        Ok(Self { producer, writer, audience, wakes_anonymous: true })
     }
 
     /// Returns the live file, to share with subscribers. Its description is open for reading only.
@@ -204,26 +178,85 @@ impl Publisher {
         self.writer.geometry().capacity
     }
 
+    /// Admits a subscriber that sends a [`Request`] over a connected stream or seqpacket socket: sends it
+    /// the file, and wakes it from now on by its [private bell](crate::bell).
+    ///
+    /// Waits for the request no longer than `timeout`. If the socket is readable already, an honest
+    /// subscriber's request is there. `policy` judges the subscriber's file, of a few hundred bytes.
+    ///
+    /// Each subscriber takes a descriptor and two mappings, until it has left and another one is admitted.
+    ///
+    /// # Errors
+    ///
+    /// The connection is closed then.
+    ///
+    /// * `TimedOut`: the peer has not sent a request.
+    /// * `UnexpectedEof`: the peer has closed the connection.
+    /// * `InvalidData`: the peer did not keep to the protocol, or the policy refuses its file, as in
+    ///   [`SealedFile::receive_future_write`].
+    /// * `InvalidInput`: a datagram socket.
+    /// * As [`socket::recv_fds`](crate::socket::recv_fds), [`socket::send_fds`](crate::socket::send_fds)
+    ///   and [`SealedFile::map_live`].
+    pub fn admit(
+        &mut self,
+        socket: impl Into<OwnedFd>,
+        policy: &SealPolicy,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        self.audience.admit(socket, policy, timeout, self.producer.file())
+    }
+
+    /// Returns how many subscribers have been admitted and have not left.
+    pub fn admitted(&mut self) -> usize {
+        self.audience.count()
+    }
+
+    /// Whether [`publish`](Self::publish) wakes [anonymous](Anonymous) subscribers, too. It does at first.
+    ///
+    /// That takes a system call each time, whether anybody sleeps or not. Without it, an anonymous
+    /// subscriber that waits looks every second. Turn it off where all subscribers are registered.
+    pub fn wake_anonymous(&mut self, wake: bool) {
+        self.wakes_anonymous = wake;
+    }
+
     /// Publishes a value, wakes waiting subscribers, and returns the value's sequence number: one more
     /// than the last, from 1 on.
     ///
-    /// This is [`publish_without_wake`](Self::publish_without_wake) and a system call that does not
-    /// block. [`Publisher`] has an example.
+    /// This is [`publish_without_wake`](Self::publish_without_wake) and [`wake`](Self::wake).
+    /// [`Publisher`] has an example.
     ///
     /// # Errors
     ///
     /// [`OutOfBounds`]: the value is longer than the capacity. Nothing is published then.
+    #[inline]
     pub fn publish(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
         let number = self.publish_without_wake(value)?;
         self.wake();
         Ok(number)
     }
 
+    /// Publishes a value of `len` bytes that `write` builds in place, wakes waiting subscribers, and returns
+    /// the value's sequence number and what `write` returned. [`Slot`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish); `write` has not been called then.
+    #[inline]
+    pub fn publish_with<T>(
+        &mut self,
+        len: usize,
+        write: impl FnOnce(&mut Slot<'_>) -> T,
+    ) -> Result<(u64, T), OutOfBounds> {
+        let published = self.write_slot(len, write)?;
+        self.wake();
+        Ok(published)
+    }
+
     /// Publishes a value without a system call, and so without waking waiting subscribers.
     ///
     /// This suits subscribers that look when they need a value, and bursts of values of which only the
     /// last few are worth a wake-up. A waiting subscriber sees the value at the next
-    /// [`publish`](Self::publish), or within a second.
+    /// [`wake`](Self::wake); an [anonymous](Anonymous) one within a second, too.
     ///
     /// Wait-free: one copy and a few stores.
     ///
@@ -246,22 +279,37 @@ impl Publisher {
     /// assert_eq!(position.latest(&mut value)?, Some(1000));
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn publish_without_wake(&mut self, value: &[u8]) -> Result<u64, OutOfBounds> {
-        let capacity = self.capacity();
-        if value.len() > capacity {
-            return Err(OutOfBounds { offset: 0, len: value.len() as u64, size: capacity as u64 });
-        }
-        Ok(self.writer.publish(&mut self.producer.words_mut(), value))
+        Ok(self.write_slot(value.len(), |slot| slot.fill(value))?.0)
     }
 
-    fn wake(&self) {
-        sys::futex::wake(self.producer.words().futex(BELL));
+    #[inline]
+    fn write_slot<T>(
+        &mut self,
+        len: usize,
+        write: impl FnOnce(&mut Slot<'_>) -> T,
+    ) -> Result<(u64, T), OutOfBounds> {
+        OutOfBounds::locate(0, len as u64, self.capacity() as u64)?;
+        let mut words = self.producer.words_mut();
+        Ok(self.writer.publish(&mut words, len, |words, span| write(&mut Slot::new(words, span))))
+    }
+
+    /// Wakes waiting subscribers: the registered ones that sleep, each with a system call, and the
+    /// anonymous ones with one for all, unless that is [turned off](Self::wake_anonymous). None of these calls blocks.
+    #[inline]
+    pub fn wake(&mut self) {
+        self.audience.wake(&mut self.producer.words_mut());
+        if self.wakes_anonymous {
+            sys::futex::wake(self.producer.words().futex(BELL));
+        }
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
         self.writer.end(&mut self.producer.words_mut());
+        self.wakes_anonymous = true;
         self.wake();
     }
 }
@@ -294,9 +342,10 @@ impl Drop for Publisher {
 /// assert_eq!(reader.join().unwrap()?, 999_u64.to_ne_bytes());
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub struct Subscriber {
+pub struct Subscriber<B = Anonymous> {
     map: LiveMap,
     reader: Reader,
+    bell: B,
 }
 
 impl Subscriber {
@@ -308,40 +357,7 @@ impl Subscriber {
     ///   size, or the file is too short for its slots.
     /// * Otherwise as [`SealedFile::map_live`].
     pub fn open(file: &SealedFile<FutureWriteSealed>) -> io::Result<Self> {
-        let map = file.map_live()?;
-        let mut header = [0; HEADER];
-        let geometry = match map.read_at(0, &mut header) {
-            Ok(()) => Geometry::from_header(&header, map.len()),
-            Err(_) => Err(format!("a file of {} bytes is too short for a publisher's", map.len())),
-        }
-        .map_err(|message| io::Error::new(io::ErrorKind::InvalidData, message))?;
-        Ok(Self { map, reader: Reader::new(geometry) })
-    }
-
-    /// Returns the capacity: the length of the longest value, in bytes.
-    pub fn capacity(&self) -> usize {
-        self.reader.geometry().capacity
-    }
-
-    /// Replaces `value` by the newest value, and returns its sequence number. Before the first value,
-    /// returns `None` and leaves `value` empty.
-    ///
-    /// If there is nothing newer, this returns the same value and sequence number as the last call.
-    /// Sequence numbers never decrease. An error leaves `value` empty, and the next call may succeed.
-    ///
-    /// # Errors
-    ///
-    /// * `WouldBlock`: the publisher overtook each of a hundred attempts, or is hostile. Let some time
-    ///   pass before the next call, because a hostile publisher goes on. [`wait`](Self::wait) does not do
-    ///   that: it returns at once while there is something newer.
-    /// * `InvalidData`: the value is longer than the capacity; the publisher is hostile.
-    /// * `OutOfMemory`: no memory for the value.
-    pub fn latest(&mut self, value: &mut Vec<u8>) -> io::Result<Option<u64>> {
-        let outcome = self.reader.latest(&self.map.words(), value);
-        if !matches!(outcome, Ok(Some(_))) {
-            value.clear();
-        }
-        outcome
+        Self::new(file, Anonymous::NEW)
     }
 
     /// Sleeps until there is a value whose sequence number is greater than `seen`.
@@ -352,12 +368,11 @@ impl Subscriber {
     ///
     /// With a timeout of zero this only looks, without a system call. [`Duration::MAX`] means no timeout.
     /// Each sleep is capped at one second; then the subscriber looks again. So a new value, or the end of
-    /// the publisher, is noticed within a second, even if [another
-    /// reader](crate::latest#one-reader-against-another) has moved the sleepers to another futex.
+    /// the publisher, is noticed within a second, even if [another reader](crate::bell) has moved the
+    /// sleepers to another futex.
     ///
-    /// An event loop cannot wait for values, because there is no descriptor to poll. Wait in a thread
-    /// that writes to a pipe or eventfd of the loop. Or have the publisher send a byte after each value,
-    /// on the socket that carried its file.
+    /// An event loop cannot wait like this, because there is no descriptor to poll: a
+    /// [`Registered`] subscriber has one.
     ///
     /// # Errors
     ///
@@ -389,22 +404,131 @@ impl Subscriber {
     /// ```
     #[doc(alias = "futex")]
     pub fn wait(&self, seen: u64, timeout: Duration) -> io::Result<WaitOutcome> {
-        let deadline = Instant::now().checked_add(timeout);
         let words = self.map.words();
-        loop {
-            let bell = match Reader::news(&words, seen) {
-                News::Newer => return Ok(WaitOutcome::Newer),
-                News::Ended => return Ok(WaitOutcome::Ended),
-                News::Nothing { bell } => bell,
-            };
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(WaitOutcome::TimedOut);
-            }
-            // A value that has come since keeps this from falling asleep, unless it is exactly 2³¹.
-            let sleep = left.map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP));
-            sys::futex::wait(words.futex(BELL), bell as u32, sleep)?;
+        let look = || outcome(Reader::news(&words, seen));
+        let found = wait_at_shared_bell(words.futex(BELL), timeout, look)?;
+        Ok(found.unwrap_or(WaitOutcome::TimedOut))
+    }
+}
+
+impl Subscriber<Registered> {
+    /// Waits until a publisher has admitted this subscriber, for no longer than `timeout`, and opens the
+    /// file that it has sent. [`Request`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// The connection is closed then.
+    ///
+    /// * `TimedOut`: the publisher has not answered.
+    /// * `UnexpectedEof`: the publisher has closed the connection.
+    /// * `InvalidData`: the peer did not keep to the protocol, or the policy refuses its file, as in
+    ///   [`SealedFile::receive_future_write`].
+    /// * As [`open`](Subscriber::open) and [`socket::recv_fds`](crate::socket::recv_fds).
+    pub fn join(request: Request, policy: &SealPolicy, timeout: Duration) -> io::Result<Self> {
+        let (file, bell) = request.answered(policy, timeout)?;
+        Self::new(&file, bell)
+    }
+
+    /// Sleeps until there is a value whose sequence number is greater than `seen`, as
+    /// [the anonymous subscriber's](Subscriber::wait) does, but until the private bell rings. No other
+    /// subscriber can hold it up, and the end of a publisher that was killed is noticed, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `poll(2)` and `recv(2)`, which do not fail unless a sandbox denies them: see
+    /// [Errors](crate#errors).
+    pub fn wait(&mut self, seen: u64, timeout: Duration) -> io::Result<WaitOutcome> {
+        let words = self.map.words();
+        let look = || outcome(Reader::news(&words, seen)).ok();
+        if let Some(found) = look() {
+            return Ok(found);
         }
+        let waiter = &mut self.bell.0;
+        if timeout.is_zero() {
+            let ended = waiter.peer_has_gone();
+            return Ok(if ended { WaitOutcome::Ended } else { WaitOutcome::TimedOut });
+        }
+        Ok(match waiter.wait(timeout, look)? {
+            Waited::Found(found) => found,
+            Waited::PeerGone => WaitOutcome::Ended,
+            Waited::TimedOut => WaitOutcome::TimedOut,
+        })
+    }
+
+    /// For an [event loop](crate::bell#in-an-event-loop): says that this side sleeps until there is a value
+    /// whose sequence number is greater than `seen`. Returns whether it should not: there is one, or the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn arm(&mut self, seen: u64) -> io::Result<bool> {
+        let words = self.map.words();
+        self.bell.0.arm(|| outcome(Reader::news(&words, seen)).is_ok())
+    }
+}
+
+/// The connection, which becomes readable when the publisher rings, see [`arm`](Self::arm).
+impl AsFd for Subscriber<Registered> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.0.as_fd()
+    }
+}
+
+impl AsRawFd for Subscriber<Registered> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl<B> Subscriber<B> {
+    fn new(file: &SealedFile<FutureWriteSealed>, bell: B) -> io::Result<Self> {
+        let map = file.map_live()?;
+        let geometry = check_header(&map, Geometry::from_header)?;
+        Ok(Self { map, reader: Reader::new(geometry), bell })
+    }
+
+    /// Returns the capacity: the length of the longest value, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.reader.geometry().capacity
+    }
+
+    /// Replaces `value` by the newest value, and returns its sequence number. Before the first value,
+    /// returns `None` and leaves `value` empty.
+    ///
+    /// If there is nothing newer, this returns the same value and sequence number as the last call.
+    /// Sequence numbers never decrease. An error leaves `value` empty, and the next call may succeed.
+    ///
+    /// # Errors
+    ///
+    /// * `WouldBlock`: the publisher overtook each of a hundred attempts, or is hostile. Let some time
+    ///   pass before the next call, because a hostile publisher goes on. [`wait`](Self::wait) does not do
+    ///   that: it returns at once while there is something newer.
+    /// * `InvalidData`: the value is longer than the capacity; the publisher is hostile.
+    /// * `OutOfMemory`: no memory for the value.
+    pub fn latest(&mut self, value: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        let copy = |words: &_, span: Span| span.copy_to(words, value);
+        let outcome = self.reader.latest(&self.map.words(), copy);
+        if !matches!(outcome, Ok(Some(_))) {
+            value.clear();
+        }
+        Ok(outcome?.map(|(number, ())| number))
+    }
+
+    /// Has `read` look at the newest value where it is, and returns the value's sequence number and what
+    /// `read` returned. Only what `read` asks for is copied. Before the first value, returns `None`.
+    ///
+    /// What `read` sees need not belong to one value: the publisher may overwrite it meanwhile. Then it does
+    /// not count, and `read` is called again, with the newest value at that time. What is returned here is
+    /// from one value. [`Record`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest`](Self::latest).
+    pub fn read_with<T>(
+        &mut self,
+        mut read: impl FnMut(Record<'_>) -> T,
+    ) -> io::Result<Option<(u64, T)>> {
+        self.reader.latest(&self.map.words(), |words, span| Ok(read(Record::new(*words, span))))
     }
 }
 
@@ -420,7 +544,7 @@ impl fmt::Debug for Publisher {
 }
 
 /// For logs: the capacity, and the sequence number of the value that was read last.
-impl fmt::Debug for Subscriber {
+impl<B> fmt::Debug for Subscriber<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscriber")
             .field("capacity", &self.capacity())
@@ -442,30 +566,11 @@ pub enum WaitOutcome {
     TimedOut,
 }
 
-impl Source for Words<'_> {
-    fn load(&self, word: usize) -> Word {
-        Words::load(*self, word)
-    }
-
-    fn read(&self, word: usize, bytes: &mut [u8]) {
-        Words::read(*self, word * WORD, bytes);
-    }
-
-    fn acquire_fence(&self) {
-        fence(Ordering::Acquire);
-    }
-}
-
-impl Sink for WordsMut<'_> {
-    fn store(&mut self, word: usize, value: Word) {
-        WordsMut::store(self, word, value);
-    }
-
-    fn write(&mut self, word: usize, bytes: &[u8]) {
-        WordsMut::write(self, word * WORD, bytes);
-    }
-
-    fn release_fence(&mut self) {
-        fence(Ordering::Release);
+/// What a wait ends with. What the bell was before there was nothing, if it does not.
+fn outcome(news: News) -> Result<WaitOutcome, Word> {
+    match news {
+        News::Newer => Ok(WaitOutcome::Newer),
+        News::Ended => Ok(WaitOutcome::Ended),
+        News::Nothing { bell } => Err(bell),
     }
 }

@@ -9,12 +9,14 @@
 //!
 //! * read a message from an untrusted peer in place, without copying and without `unsafe`;
 //! * make a value once, and share it with any number of processes;
-//! * turn whatever a descriptor refers to into bytes that never change.
+//! * turn whatever a descriptor refers to into bytes that never change;
+//! * send records to another process through memory, faster than through a pipe: [`ring`] to one reader,
+//!   [`broadcast`] to many, [`latest`] where only the newest counts.
 //!
 //! The crate does not map files on disk (it can copy them in). Memory that both sides write can be shared
-//! as well, but never as a `&[u8]`. For one reader that reads once, a pipe or a socket is faster. Sealing pays where bytes are
-//! kept, shared as one copy, or read only in part, where they are large, or where the reader should not
-//! need room for a copy.
+//! as well, but never as a `&[u8]`. For one reader that reads once, a sealed file is slower than a pipe, and a
+//! [`ring`] is faster. Sealing pays where bytes are kept, shared as one copy, or read only in part, where
+//! they are large, or where the reader should not need room for a copy.
 //!
 //! # Glossary
 //!
@@ -49,6 +51,9 @@
 //! | read an immutable file | [`map_read_only`](SealedFile::map_read_only), [`map_range`](SealedFile::map_range), or [`Read`](std::io::Read) |
 //! | go on writing while others read | [`Producer`] |
 //! | publish the newest value of something | [`latest`] |
+//! | send a stream of records to one reader | [`ring`] |
+//! | send a stream of records to many readers, and never wait for them | [`broadcast`] |
+//! | wait for such a peer in an event loop | [`bell`](bell#in-an-event-loop) |
 //! | read what a peer goes on writing | [`SealedFile::receive_future_write`], [`map_live`](SealedFile::map_live), [`SealPolicy::untrusted_live`] |
 //! | share memory that both sides write | [`seal_size`](SealedFile::seal_size), [`SealedFile::receive_size_sealed`], [`map_shared`](SealedFile::map_shared) |
 //! | follow a file that becomes longer | [`refresh_len`](SealedFile::refresh_len) |
@@ -60,9 +65,7 @@
 //! | give memory to a C library or a device | [`LiveMap::as_ptr`], [`Producer::as_ptr`] |
 //! | look at seals, or add them, by hand | [`get_seals`], [`add_seals`] |
 //!
-//! [Which to use](latest#which-to-use) compares immutable files, live files and newest values. Prefer each of
-//! them to a shared file, if one side does all the writing: a [`SharedMap`] promises only that its words
-//! are whole and that the file stays.
+//! [`choosing`] compares immutable files, live files, `latest`, `ring` and `broadcast`.
 //!
 //! # States
 //!
@@ -154,7 +157,7 @@
 //! A system call that a sandbox denies (`EPERM`, `EACCES`, `ENOSYS`) is reported as an error of the
 //! errno's kind that says what was being done; its `source()` is the errno's error. There are two
 //! exceptions: errnos that have a meaning of their own for that call, which are listed with the item, and
-//! what only passes a call on to the file (`Read`, `Write`, `Seek`, `FileExt`, `metadata`).
+//! what only passes a call on (`Read`, `Write`, `Seek`, `FileExt`, `metadata`, sending a message).
 //!
 //! # What is not promised
 //!
@@ -177,6 +180,9 @@
 //! | FreeBSD | in part: no [`FutureWriteSealed`], no reserved memory, nothing that needs `/proc/thread-self/fd`; compiled, not tested |
 //! | others | the build stops |
 
+pub mod bell;
+pub mod broadcast;
+pub mod choosing;
 #[cfg(doctest)]
 mod compile_fail;
 mod copy;
@@ -187,14 +193,18 @@ mod huge_pages;
 pub mod latest;
 mod live;
 mod map;
+mod memory;
 mod policy;
 mod producer;
+mod record;
+pub mod ring;
 mod sealing;
 mod seals;
 pub mod socket;
 pub mod soundness;
 mod state;
 mod sys;
+mod word;
 
 pub use create::CreateOptions;
 pub use file::draft::SealError;

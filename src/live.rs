@@ -99,6 +99,7 @@ impl Mapping {
         Ok(Self { map, len: extent.len as usize })
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -125,6 +126,7 @@ impl Mapping {
     }
 
     /// Copies bytes out. What one call of a writer wrote is seen before what its later calls wrote.
+    #[inline]
     pub(crate) fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         let start = self.locate(offset, target.len())?;
         self.words().read(start, target);

@@ -272,6 +272,7 @@ impl Producer {
     /// assert_eq!(&word, b"record");
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
         let start = self.map.locate(offset, bytes.len())?;
         fence(Ordering::Release);
@@ -380,6 +381,7 @@ impl Producer {
     /// # Errors
     ///
     /// [`OutOfBounds`]. Nothing is read then.
+    #[inline]
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         let start = self.map.locate(offset, target.len())?;
         self.words().read(start, target);

@@ -55,7 +55,8 @@
 //! A call that a signal interrupts is repeated. A timeout of the socket (`SO_RCVTIMEO`,
 //! `SO_SNDTIMEO`; [`set_read_timeout`] and [`set_write_timeout`] in `std`) covers all repetitions
 //! together, however many signals arrive: the call ends in `WouldBlock` once the timeout has passed.
-//! A socket without a timeout waits until the message comes.
+//! A socket without a timeout waits until the message comes. Where a sandbox denies the question for
+//! the timeout (`getsockopt`), an interrupted call ends in `Interrupted` instead.
 //!
 //! # Async
 //!
@@ -251,7 +252,7 @@ fn invalid(message: &'static str) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, message)
 }
 
-fn kind(socket: BorrowedFd<'_>) -> io::Result<SocketType> {
+pub(crate) fn kind(socket: BorrowedFd<'_>) -> io::Result<SocketType> {
     socket_type(socket).map_err(while_doing("tell what kind of socket it is (SO_TYPE)"))
 }
 
@@ -344,7 +345,7 @@ fn send_message(
 #[doc(alias = "recvmsg")]
 #[doc(alias = "MSG_CMSG_CLOEXEC")]
 pub fn recv_fds(socket: impl AsFd, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    Ok(recv_message(socket.as_fd(), bytes, fds)?.0)
+    Ok(recv_message(socket.as_fd(), bytes, fds, true)?.0)
 }
 
 /// Receives as [`recv_fds`] does, and says who sent the message, if the socket asks for that: see
@@ -391,7 +392,7 @@ pub fn recv_fds_with_credentials(
 ) -> io::Result<(usize, Option<Credentials>)> {
     expect_credentials()?;
     let before = fds.len();
-    let (len, sender) = recv_message(socket.as_fd(), bytes, fds)?;
+    let (len, sender) = recv_message(socket.as_fd(), bytes, fds, true)?;
     let is_empty = len == 0 && fds.len() == before;
     Ok((len, sender.and_then(|sender| Credentials::of(sender, is_empty))))
 }
@@ -464,17 +465,19 @@ impl Credentials {
     }
 }
 
-/// Receives a message. On an error `fds` is as it was before.
+/// Receives a message, and waits for one as far as the socket lets this call wait. On an error `fds` is
+/// as it was before.
 fn recv_message(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     fds: &mut Vec<OwnedFd>,
+    waits: bool,
 ) -> io::Result<(usize, Option<Sender>)> {
     if bytes.is_empty() {
         return Err(invalid("the buffer needs room for at least one byte"));
     }
     let before = fds.len();
-    let received = recv_into(socket, bytes, fds);
+    let received = recv_into(socket, bytes, fds, waits);
     if received.is_err() {
         fds.truncate(before);
     }
@@ -486,15 +489,17 @@ fn recv_into(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     fds: &mut Vec<OwnedFd>,
+    waits: bool,
 ) -> io::Result<(usize, Option<Sender>)> {
     const ROOM: usize = cmsg_space!(ScmRights(MAX_FDS)) + OTHER_CONTROL_MESSAGES;
 
     let before = fds.len();
     let Received { len, flags, sender } = retry_until_timeout(socket, Timeout::Recv, |may_wait| {
         let mut flags = RecvFlags::empty();
-        flags.set(RecvFlags::DONTWAIT, !may_wait);
+        flags.set(RecvFlags::DONTWAIT, !(waits && may_wait));
         receive::<ROOM>(socket, bytes, fds, flags)
-    })?;
+    })
+    .map_err(while_doing("receive a message (recvmsg)"))?;
     if flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE.into());
     }
@@ -557,8 +562,24 @@ fn recv_into(
 /// ```
 #[doc(alias = "SCM_RIGHTS")]
 pub fn recv_fd(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    recv_at_most_one(socket.as_fd(), bytes, true)
+}
+
+/// As [`recv_fd`], of what is there already: `WouldBlock` otherwise, whatever the socket's flags are.
+pub(crate) fn try_recv_fd(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    recv_at_most_one(socket, bytes, false)
+}
+
+fn recv_at_most_one(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    waits: bool,
+) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut fds = Vec::new();
-    let len = recv_fds(socket, bytes, &mut fds)?;
+    let (len, _) = recv_message(socket, bytes, &mut fds, waits)?;
     if fds.len() > 1 {
         return Err(io::Error::new(
             ErrorKind::InvalidData,

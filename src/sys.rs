@@ -348,7 +348,7 @@ pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
 }
 
-/// A new open file description of the same file.
+/// A new open file description of the same file, which carries [`Seals::SHRINK`].
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
     const DOING: &str = "reopening the file";
@@ -365,10 +365,12 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> 
             done => done.map_err(while_doing("reopen the file (/proc/thread-self/fd)"))?,
         };
     let again = above_standard_descriptors(again.as_fd())?.unwrap_or(again);
-    // In a sandbox /proc can be anything. Seals only become more, so the older ones are read first.
-    let seals = get_seals(fd)?;
+    // In a sandbox /proc can be anything. Seals only become more and a file that has these only longer,
+    // so what the caller has is looked at first.
+    let (old, seals) = (stat(fd)?, get_seals(fd)?);
+    let new = stat(again.as_fd())?;
     let is_same_file =
-        stat(fd)?.id == stat(again.as_fd())?.id && get_seals(again.as_fd())?.contains(seals);
+        old.id == new.id && old.len <= new.len && get_seals(again.as_fd())?.contains(seals);
     if is_same_file { Ok(again) } else { Err(astray(DOING, None)) }
 }
 
@@ -571,13 +573,14 @@ pub(crate) fn sleep(time: Duration) {
     }
 }
 
+/// How often in a row a call is repeated that has done nothing. Signals do not come that fast, and a
+/// file system in user space may answer every call as if they did.
+pub(crate) const PATIENCE: u32 = 1000;
+
 /// Repeats what a signal interrupted.
 pub(crate) fn uninterrupted<T>(
     mut call: impl FnMut() -> rustix::io::Result<T>,
 ) -> rustix::io::Result<T> {
-    // Signals do not come so fast, and a file system in user space may answer every call as if they did.
-    const PATIENCE: u32 = 1000;
-
     for _ in 0..PATIENCE {
         match call() {
             Err(Errno::INTR) => {}

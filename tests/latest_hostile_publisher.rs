@@ -335,7 +335,7 @@ fn a_file_of_something_else_is_not_opened() {
     drop(open(&producer));
     for (field, message) in [
         (8, "the layout is of version 7, not 1".to_string()),
-        (12, format!("the publisher's machine words have 7 bytes, not {WORD}")),
+        (12, format!("the peer's machine words have 7 bytes, not {WORD}")),
     ] {
         let mut before = [0; 4];
         producer.read_at(field, &mut before).unwrap();

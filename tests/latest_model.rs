@@ -16,33 +16,42 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use loom::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
+use loom::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{AtomicUsize, fence};
 use loom::sync::{Condvar, Mutex};
 
-#[path = "../src/latest"]
+#[path = "../src"]
 mod words_of_64_bits {
     pub(crate) mod word {
         pub(crate) type Word = u64;
     }
-    pub(crate) mod protocol;
+    pub(crate) mod memory;
+    pub(crate) mod latest {
+        pub(crate) mod protocol;
+    }
 }
 
-#[path = "../src/latest"]
+#[path = "../src"]
 mod words_of_32_bits {
     pub(crate) mod word {
         pub(crate) type Word = u32;
     }
-    pub(crate) mod protocol;
+    pub(crate) mod memory;
+    pub(crate) mod latest {
+        pub(crate) mod protocol;
+    }
 }
 
 /// A stand-in for 32 bits, whose lowest part of a number comes round soon enough for a test.
-#[path = "../src/latest"]
+#[path = "../src"]
 mod words_of_16_bits {
     pub(crate) mod word {
         pub(crate) type Word = u16;
     }
-    pub(crate) mod protocol;
+    pub(crate) mod memory;
+    pub(crate) mod latest {
+        pub(crate) mod protocol;
+    }
 }
 
 /// Words that two threads share.
@@ -101,7 +110,8 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
 macro_rules! model {
     ($width:ident) => {
         use super::*;
-        use crate::$width::protocol::{BELL, Geometry, News, Reader, Sink, Source, Writer};
+        use crate::$width::latest::protocol::{BELL, Geometry, News, Reader, Writer};
+        use crate::$width::memory::{Sink, Source, Span};
         use crate::$width::word::Word;
 
         const WORD: usize = size_of::<Word>();
@@ -111,9 +121,9 @@ macro_rules! model {
                 self.words[word].load(Relaxed) as Word
             }
 
-            fn read(&self, word: usize, bytes: &mut [u8]) {
+            fn read(&self, offset: usize, bytes: &mut [u8]) {
                 for (i, bytes) in bytes.chunks_exact_mut(WORD).enumerate() {
-                    bytes.copy_from_slice(&Source::load(self, word + i).to_ne_bytes());
+                    bytes.copy_from_slice(&Source::load(self, offset / WORD + i).to_ne_bytes());
                 }
             }
 
@@ -127,14 +137,19 @@ macro_rules! model {
                 self.words[word].store(value as usize, Relaxed);
             }
 
-            fn write(&mut self, word: usize, bytes: &[u8]) {
+            fn write(&mut self, offset: usize, bytes: &[u8]) {
                 for (i, bytes) in bytes.chunks_exact(WORD).enumerate() {
-                    Sink::store(self, word + i, Word::from_ne_bytes(bytes.try_into().unwrap()));
+                    let word = Word::from_ne_bytes(bytes.try_into().unwrap());
+                    Sink::store(self, offset / WORD + i, word);
                 }
             }
 
             fn release_fence(&mut self) {
                 self.fence(Release);
+            }
+
+            fn full_fence(&mut self) {
+                self.fence(SeqCst);
             }
         }
 
@@ -145,6 +160,7 @@ macro_rules! model {
             fn store(&mut self, _: usize, _: Word) {}
             fn write(&mut self, _: usize, _: &[u8]) {}
             fn release_fence(&mut self) {}
+            fn full_fence(&mut self) {}
         }
 
         /// Two words that tell the number.
@@ -159,17 +175,33 @@ macro_rules! model {
             let mut writers = Vec::new();
             for &number in numbers {
                 while published < number - 1 {
-                    published = writer.publish(&mut Void, &[]);
+                    (published, ()) = writer.publish(&mut Void, 0, |_, _| ());
                 }
                 writers.push((writer.clone(), number));
             }
             writers
         }
 
+        fn publish_one(writer: &mut Writer, memory: &mut Memory, number: u64) {
+            let value = value_of(number);
+            let write = |memory: &mut Memory, span: Span| span.write(memory, 0, &value);
+            assert_eq!(writer.publish(memory, value.len(), write), (number, ()));
+        }
+
         fn publish(writers: &[(Writer, u64)], memory: &mut Memory) {
             for (writer, number) in writers {
-                assert_eq!(writer.clone().publish(memory, &value_of(*number)), *number);
+                publish_one(&mut writer.clone(), memory, *number);
             }
+        }
+
+        /// One attempt of the reader's to copy the newest value.
+        fn attempt(
+            reader: &mut Reader,
+            memory: &Memory,
+            value: &mut Vec<u8>,
+        ) -> Option<Option<u64>> {
+            let read = reader.attempt(memory, |memory, span: Span| span.copy_to(memory, value))?;
+            Some(read.unwrap().map(|(number, ())| number))
         }
 
         fn run(run: Run) {
@@ -185,15 +217,15 @@ macro_rules! model {
                 let mut seen = 0;
                 for _ in 0..run.reads {
                     let mut value = Vec::new();
-                    let Some(read) = reader.attempt(&memory, &mut value) else { continue };
-                    let number = read.unwrap().unwrap_or(0);
+                    let Some(read) = attempt(&mut reader, &memory, &mut value) else { continue };
+                    let number = read.unwrap_or(0);
                     assert!(number >= seen, "older");
                     seen = number;
                     assert!(number == 0 || value == value_of(number), "torn");
                 }
                 thread.join().unwrap();
                 let mut value = Vec::new();
-                let last = reader.attempt(&memory, &mut value).unwrap().unwrap();
+                let last = attempt(&mut reader, &memory, &mut value).unwrap();
                 assert_eq!((last.as_ref(), value), (run.during.last(), value_of(last.unwrap())));
             });
         }
@@ -224,7 +256,7 @@ macro_rules! model {
                     };
                     for (writer, number) in &*numbers {
                         let mut writer = writer.clone();
-                        writer.publish(&mut theirs, &value_of(*number));
+                        publish_one(&mut writer, &mut theirs, *number);
                         wake();
                         if run.ends && Some(number) == run.during.last() {
                             writer.end(&mut theirs);
@@ -238,8 +270,8 @@ macro_rules! model {
                 while run.ends || Some(&seen) != run.during.last() {
                     match Reader::news(&memory, seen) {
                         News::Newer => {
-                            if let Some(read) = reader.attempt(&memory, &mut value) {
-                                seen = read.unwrap().unwrap();
+                            if let Some(read) = attempt(&mut reader, &memory, &mut value) {
+                                seen = read.unwrap();
                             }
                         }
                         News::Ended => break,

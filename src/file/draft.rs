@@ -349,6 +349,8 @@ fn explain(pages: HugePages, error: io::Error, what: &'static str) -> io::Error 
 pub(super) fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
     use io::ErrorKind::{OutOfMemory, StorageFull};
     match (pages, error.kind()) {
+        // Of a limit on locked memory, for one, the error says so itself.
+        _ if error.raw_os_error().is_none() => error,
         (HugePages::HugeTlb(_), kind @ (StorageFull | OutOfMemory)) => {
             let message = "too few hugetlb pages are free; more of the default size are added in \
                            /proc/sys/vm/nr_hugepages, of any size under /sys/kernel/mm/hugepages";

@@ -93,7 +93,8 @@ impl SealedFile<ReadOnlySealed> {
     ) -> Result<Self, ReceiveError> {
         let fd = fd.into();
         match add_missing(fd.as_fd(), policy) {
-            // SAFETY: as in `receive_read_only`, for it ends as `accept` does.
+            // SAFETY: as in `receive_read_only`: `add_missing` ends in `judge_and_reserve`, the second half of
+            // `accept`, with the seals that it has just seen.
             Ok(extent) => Ok(unsafe { Self::sealed(fd.into(), Some(extent)) }),
             Err(refusal) => Err(ReceiveError::new(refusal, fd)),
         }

@@ -1,9 +1,6 @@
 //! The layout of the file, and the order in which words are written and read: a seqlock with several
 //! slots.
 //!
-//! This module knows nothing of mappings or system calls, so that the very same code runs under a
-//! model checker (`tests/latest_model.rs`).
-//!
 //! ```text
 //! byte 0     magic, version, size of a word, slots, capacity      written once, read once
 //! byte 128   NEWEST  the sequence number of the newest value, and whether the publisher has ended
@@ -21,12 +18,9 @@
 //! * nothing is newer, because a reader that sees a word of a later value sees the `BEGUN` that was
 //!   stored before that word.
 //!
-//! Sequence numbers have 64 bits and so never wrap. Where a word has 32 bits, a sequence number takes
-//! two words, and a reader may get halves of different numbers. `NEWEST` is written low half first
-//! and read high half first, `BEGUN` the other way around, with fences in between. In `NEWEST`, the
-//! high half that was read is therefore the older one: if the whole reads as *n*, then the low half,
-//! and with it all of the payload, belongs to value *n* or a later one. In `BEGUN`, the low half is
-//! the older one: if the whole reads as *n*, then the low half, and with it all of the payload,
+//! Sequence numbers have 64 bits. Where a word has 32, `NEWEST` is announced and `BEGUN` claimed
+//! (`memory.rs`): if `NEWEST` reads as *n*, then its low half, and with it all of the payload, belongs to
+//! value *n* or a later one. If `BEGUN` reads as *n*, then its low half, and with it all of the payload,
 //! belongs to value *n* or an earlier one.
 //!
 //! Readers sleep on `BELL`, which is stored last and loaded first. A reader that finds nothing newer
@@ -40,14 +34,11 @@
 use std::cmp::Ordering;
 use std::io;
 
-use super::word::Word;
-
-/// Bytes of a word.
-const WORD: usize = size_of::<Word>();
-/// Words of a number.
-const HALVES: usize = size_of::<u64>() / WORD;
-/// Bytes that no two processors fetch or own in part.
-const LINE: usize = 128;
+use super::super::memory::{
+    HALVES, HEADER, LINE, Sink, Source, Span, WORD, announce, announced, claim, claimed,
+    from_header, halves, header,
+};
+use super::super::word::Word;
 
 const NEWEST: usize = LINE / WORD;
 /// The word to sleep on: its low 32 bits change with every value.
@@ -59,29 +50,11 @@ const BEGUN: usize = 0;
 const LEN: usize = HALVES;
 const PAYLOAD: usize = 64 / WORD;
 
-const MAGIC: u64 = u64::from_ne_bytes(*b"latest!\n");
-const VERSION: u32 = 1;
-/// Bytes of the part that never changes.
-pub(crate) const HEADER: usize = 32;
+const MAGIC: &[u8; 8] = b"latest!\n";
 
 /// How often a reader begins anew before it gives up. One that is overtaken again after this many
 /// has a publisher that is faster by more than the number of slots, or hostile.
 const ATTEMPTS: usize = 100;
-
-/// What a reader needs of the memory. A word is atomic (`Relaxed`), bytes are copied word by word.
-pub(crate) trait Source {
-    fn load(&self, word: usize) -> Word;
-    fn read(&self, word: usize, bytes: &mut [u8]);
-    fn acquire_fence(&self);
-}
-
-/// What the writer needs of the memory.
-pub(crate) trait Sink {
-    fn store(&mut self, word: usize, value: Word);
-    /// What is left of the last word is undefined.
-    fn write(&mut self, word: usize, bytes: &[u8]);
-    fn release_fence(&mut self);
-}
 
 /// How the memory is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,30 +97,13 @@ impl Geometry {
     }
 
     pub(crate) fn to_header(self) -> [u8; HEADER] {
-        let mut header = [0; HEADER];
-        header[..8].copy_from_slice(&MAGIC.to_ne_bytes());
-        header[8..12].copy_from_slice(&VERSION.to_ne_bytes());
-        header[12..16].copy_from_slice(&(WORD as u32).to_ne_bytes());
-        header[16..24].copy_from_slice(&(self.slots as u64).to_ne_bytes());
-        header[24..].copy_from_slice(&(self.capacity as u64).to_ne_bytes());
-        header
+        header(MAGIC, [self.slots as u64, self.capacity as u64])
     }
 
     /// Believes nothing that the header says beyond what fits into `len` bytes.
     pub(crate) fn from_header(header: &[u8; HEADER], len: usize) -> Result<Self, String> {
-        let number = |at| u64::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
-        let small = |at| u32::from_ne_bytes(std::array::from_fn(|i| header[at + i]));
-        if number(0) != MAGIC {
-            return Err("the file was not made by a publisher".into());
-        }
-        let [version, word] = [8, 12].map(small);
-        if version != VERSION {
-            return Err(format!("the layout is of version {version}, not {VERSION}"));
-        }
-        if word != WORD as u32 {
-            return Err(format!("the publisher's machine words have {word} bytes, not {WORD}"));
-        }
-        let geometry = Self::new(number(16), number(24))?;
+        let [slots, capacity] = from_header(header, MAGIC, "a publisher")?;
+        let geometry = Self::new(slots, capacity)?;
         if geometry.len() > len {
             let Self { slots, capacity, .. } = geometry;
             let needed = geometry.len();
@@ -160,14 +116,8 @@ impl Geometry {
 }
 
 /// `number` as it stands in memory, with room for one bit.
-fn halves(number: u64, ended: bool) -> [Word; HALVES] {
-    let stamp = number << 1 | u64::from(ended);
-    std::array::from_fn(|i| (stamp >> (i * WORD * 8)) as Word)
-}
-
-fn whole(halves: [Word; HALVES]) -> (u64, bool) {
-    let stamp = (0..HALVES).fold(0, |stamp, i| stamp | (halves[i] as u64) << (i * WORD * 8));
-    (stamp >> 1, stamp & 1 == 1)
+fn stamp(number: u64, ended: bool) -> u64 {
+    number << 1 | u64::from(ended)
 }
 
 /// The one writer's side.
@@ -192,19 +142,21 @@ impl Writer {
         self.newest
     }
 
-    /// The value must not be longer than the capacity.
-    pub(crate) fn publish(&mut self, memory: &mut impl Sink, value: &[u8]) -> u64 {
+    /// Publishes what `write` writes to a slot. The value must not be longer than the capacity.
+    pub(crate) fn publish<S: Sink, T>(
+        &mut self,
+        memory: &mut S,
+        len: usize,
+        write: impl FnOnce(&mut S, Span) -> T,
+    ) -> (u64, T) {
         let number = self.newest + 1;
         let slot = self.geometry.slot(number);
-        for (i, half) in halves(number, false).into_iter().enumerate().rev() {
-            memory.store(slot + BEGUN + i, half);
-            memory.release_fence();
-        }
-        memory.store(slot + LEN, value.len() as Word);
-        memory.write(slot + PAYLOAD, value);
+        claim(memory, slot + BEGUN, stamp(number, false));
+        memory.store(slot + LEN, len as Word);
+        let done = write(memory, Span::new((slot + PAYLOAD) * WORD, len));
         self.newest = number;
         self.announce(memory, false);
-        number
+        (number, done)
     }
 
     /// Tells readers that nothing newer will come.
@@ -213,12 +165,10 @@ impl Writer {
     }
 
     fn announce(&self, memory: &mut impl Sink, ended: bool) {
-        for (i, half) in halves(self.newest, ended).into_iter().enumerate() {
-            memory.release_fence();
-            memory.store(NEWEST + i, half);
-        }
+        let stamp = stamp(self.newest, ended);
+        announce(memory, NEWEST, stamp);
         memory.release_fence();
-        memory.store(BELL, halves(self.newest, ended)[0]);
+        memory.store(BELL, halves(stamp)[0]);
     }
 }
 
@@ -268,33 +218,29 @@ impl Reader {
 
     /// The number of the newest value, and whether the publisher has ended.
     fn newest(memory: &impl Source) -> (u64, bool) {
-        let mut halves = [0; HALVES];
-        for (i, half) in halves.iter_mut().enumerate().rev() {
-            *half = memory.load(NEWEST + i);
-            memory.acquire_fence();
-        }
-        whole(halves)
+        let stamp = announced(memory, NEWEST);
+        (stamp >> 1, stamp & 1 == 1)
     }
 
-    /// Copies the newest value. Nothing has been published at `None`. What `value` holds after that
-    /// or an error is undefined.
-    pub(crate) fn latest(
+    /// What `read` makes of the newest value, and its number. Nothing has been published at `None`.
+    /// `read` is called again if the value was overwritten meanwhile.
+    pub(crate) fn latest<S: Source, T>(
         &mut self,
-        memory: &impl Source,
-        value: &mut Vec<u8>,
-    ) -> io::Result<Option<u64>> {
-        (0..ATTEMPTS).find_map(|_| self.attempt(memory, value)).unwrap_or_else(|| {
+        memory: &S,
+        mut read: impl FnMut(&S, Span) -> io::Result<T>,
+    ) -> io::Result<Option<(u64, T)>> {
+        (0..ATTEMPTS).find_map(|_| self.attempt(memory, &mut read)).unwrap_or_else(|| {
             let message = "the publisher overtook every attempt to read a value";
             Err(io::Error::new(io::ErrorKind::WouldBlock, message))
         })
     }
 
     /// `None` if the value was overwritten meanwhile.
-    pub(crate) fn attempt(
+    pub(crate) fn attempt<S: Source, T>(
         &mut self,
-        memory: &impl Source,
-        value: &mut Vec<u8>,
-    ) -> Option<io::Result<Option<u64>>> {
+        memory: &S,
+        read: impl FnOnce(&S, Span) -> io::Result<T>,
+    ) -> Option<io::Result<Option<(u64, T)>>> {
         let (number, _) = Self::newest(memory);
         if number < self.seen {
             return None; // halves of two numbers, or a hostile publisher
@@ -306,17 +252,11 @@ impl Reader {
         #[allow(clippy::unnecessary_cast, reason = "the model checks other words too")]
         let len = memory.load(slot + LEN) as usize;
         let plausible = len.min(self.geometry.capacity);
-        if let Err(error) = value.try_reserve_exact(plausible.saturating_sub(value.len())) {
-            return Some(Err(error.into()));
-        }
-        value.resize(plausible, 0);
-        memory.read(slot + PAYLOAD, value);
-        let mut begun = [0; HALVES];
-        for (i, half) in begun.iter_mut().enumerate() {
-            memory.acquire_fence();
-            *half = memory.load(slot + BEGUN + i);
-        }
-        if whole(begun).0 != number {
+        let done = match read(memory, Span::new((slot + PAYLOAD) * WORD, plausible)) {
+            Ok(done) => done,
+            Err(error) => return Some(Err(error)),
+        };
+        if claimed(memory, slot + BEGUN) >> 1 != number {
             return None;
         }
         if len != plausible {
@@ -324,6 +264,6 @@ impl Reader {
             return Some(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
         }
         self.seen = number;
-        Some(Ok(Some(number)))
+        Some(Ok(Some((number, done))))
     }
 }

@@ -15,6 +15,9 @@ use super::one_by_one::{self, WORD};
 
 const LINE: usize = 64;
 
+/// Fewer bytes are moved word by word before the lines among them are found.
+const FEW: usize = 256;
+
 /// Words that fill a cache line.
 #[repr(C, align(64))]
 struct Line([AtomicUsize; LINE / WORD]);
@@ -28,7 +31,16 @@ impl Line {
     }
 }
 
+#[inline]
 pub(super) fn load(words: &[AtomicUsize], target: &mut [u8]) {
+    if target.len() < FEW {
+        one_by_one::load(words, target);
+    } else {
+        load_many(words, target);
+    }
+}
+
+fn load_many(words: &[AtomicUsize], target: &mut [u8]) {
     if !std::is_x86_feature_detected!("avx") {
         return one_by_one::load(words, target);
     }
@@ -44,7 +56,21 @@ pub(super) fn load(words: &[AtomicUsize], target: &mut [u8]) {
 /// # Safety
 ///
 /// The words are in memory that can be written.
+#[inline]
 pub(super) unsafe fn store(words: &[AtomicUsize], source: &[u8]) {
+    if source.len() < FEW {
+        // SAFETY: this function's obligation.
+        unsafe { one_by_one::store(words, source) };
+    } else {
+        // SAFETY: this function's obligation.
+        unsafe { store_many(words, source) };
+    }
+}
+
+/// # Safety
+///
+/// The words are in memory that can be written.
+unsafe fn store_many(words: &[AtomicUsize], source: &[u8]) {
     if !std::is_x86_feature_detected!("avx") {
         // SAFETY: this function's obligation.
         return unsafe { one_by_one::store(words, source) };

@@ -108,6 +108,7 @@ impl LiveMap {
     /// assert_eq!(map.to_vec(1..=2)?, b"el");
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[inline]
     pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         self.map.read_at(offset, target)
     }

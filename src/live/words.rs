@@ -1,11 +1,12 @@
 //! Copies bytes into and out of words. This module knows nothing of mappings.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::atomic::{AtomicUsize, Relaxed};
 use super::bulk;
 use super::merge::{TRIES, merge};
 use super::one_by_one::WORD;
+use crate::memory::{Sink, Source};
 
 /// Words that somebody may be writing, in memory that may be read-only: only ever loaded, `Relaxed`.
 #[derive(Clone, Copy)]
@@ -35,20 +36,20 @@ impl<'a> Words<'a> {
     }
 
     /// Copies the bytes from `offset` on, all of which must lie within the words.
-    pub(crate) fn read(self, offset: usize, target: &mut [u8]) {
-        let (head, rest) = target.split_at_mut(before_boundary(offset, target.len()));
-        let (whole, tail) = rest.split_at_mut(rest.len() - rest.len() % WORD);
-        let first = offset.div_ceil(WORD);
-        let end = first + whole.len() / WORD;
-
-        if !head.is_empty() {
-            let word = self.load(offset / WORD).to_ne_bytes();
-            head.copy_from_slice(&word[offset % WORD..][..head.len()]);
+    #[inline]
+    pub(crate) fn read(self, mut offset: usize, mut target: &mut [u8]) {
+        let skip = offset % WORD;
+        if skip != 0 {
+            let (head, rest) = target.split_at_mut((WORD - skip).min(target.len()));
+            head.copy_from_slice(&self.load(offset / WORD).to_ne_bytes()[skip..][..head.len()]);
+            (offset, target) = (offset - skip + WORD, rest);
         }
-        bulk::load(&self.0[first..end], whole);
+        let (whole, tail) = target.split_at_mut(target.len() - target.len() % WORD);
+        let words = &self.0[offset / WORD..];
+        let (words, after) = words.split_at(whole.len() / WORD);
+        bulk::load(words, whole);
         if !tail.is_empty() {
-            let word = self.load(end).to_ne_bytes();
-            tail.copy_from_slice(&word[..tail.len()]);
+            tail.copy_from_slice(&after[0].load(Relaxed).to_ne_bytes()[..tail.len()]);
         }
     }
 
@@ -64,24 +65,26 @@ impl<'a> Words<'a> {
     /// # Safety
     ///
     /// The words are in memory that can be written.
+    #[inline]
     pub(super) unsafe fn write(
         self,
-        offset: usize,
-        source: &[u8],
+        mut offset: usize,
+        mut source: &[u8],
         merge: impl Fn(&AtomicUsize, usize, &[u8]),
     ) {
-        let (head, rest) = source.split_at(before_boundary(offset, source.len()));
-        let (whole, tail) = rest.split_at(rest.len() - rest.len() % WORD);
-        let first = offset.div_ceil(WORD);
-        let end = first + whole.len() / WORD;
-
-        if !head.is_empty() {
-            merge(self.word(offset / WORD), offset % WORD, head);
+        let skip = offset % WORD;
+        if skip != 0 {
+            let (head, rest) = source.split_at((WORD - skip).min(source.len()));
+            merge(self.word(offset / WORD), skip, head);
+            (offset, source) = (offset - skip + WORD, rest);
         }
+        let (whole, tail) = source.split_at(source.len() - source.len() % WORD);
+        let words = &self.0[offset / WORD..];
+        let (words, after) = words.split_at(whole.len() / WORD);
         // SAFETY: this function's obligation.
-        unsafe { bulk::store(&self.0[first..end], whole) };
+        unsafe { bulk::store(words, whole) };
         if !tail.is_empty() {
-            merge(self.word(end), 0, tail);
+            merge(&after[0], 0, tail);
         }
     }
 }
@@ -123,12 +126,17 @@ impl<'a> WordsMut<'a> {
         Self(words)
     }
 
+    pub(crate) fn reborrow(&mut self) -> WordsMut<'_> {
+        WordsMut(self.0)
+    }
+
     #[inline]
     pub(crate) fn store(&mut self, word: usize, value: usize) {
         self.0.word(word).store(value, Relaxed);
     }
 
     /// Copies `source` to `offset`. All of it must fit into the words.
+    #[inline]
     pub(crate) fn write(&mut self, offset: usize, source: &[u8]) {
         // Nobody else stores to the word in between.
         let merge = |word: &AtomicUsize, skip: usize, source: &[u8]| {
@@ -141,9 +149,43 @@ impl<'a> WordsMut<'a> {
     }
 }
 
-/// How many of `len` bytes from `offset` on lie before the next boundary of words.
-fn before_boundary(offset: usize, len: usize) -> usize {
-    (offset.next_multiple_of(WORD) - offset).min(len)
+impl Source for Words<'_> {
+    #[inline]
+    fn load(&self, word: usize) -> usize {
+        Words::load(*self, word)
+    }
+
+    #[inline]
+    fn read(&self, offset: usize, bytes: &mut [u8]) {
+        Words::read(*self, offset, bytes);
+    }
+
+    #[inline]
+    fn acquire_fence(&self) {
+        fence(Ordering::Acquire);
+    }
+}
+
+impl Sink for WordsMut<'_> {
+    #[inline]
+    fn store(&mut self, word: usize, value: usize) {
+        WordsMut::store(self, word, value);
+    }
+
+    #[inline]
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        WordsMut::write(self, offset, bytes);
+    }
+
+    #[inline]
+    fn release_fence(&mut self) {
+        fence(Ordering::Release);
+    }
+
+    #[inline]
+    fn full_fence(&mut self) {
+        fence(Ordering::SeqCst);
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{Timeout, socket_timeout};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrUnix, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, SocketAddrUnix, recv, recvmsg, send,
+};
 
 use super::Interruptions;
 
@@ -276,7 +278,34 @@ pub(crate) fn retry_until_timeout<T>(
         let (fds, left) =
             if seems_ready { (&mut fds[..0], left.min(PAUSE)) } else { (&mut fds[..], left) };
         // A timeout that cannot be expressed is none.
-        seems_ready = poll(fds, Timespec::try_from(left).ok().as_ref()) == Ok(1);
+        seems_ready = match poll(fds, Timespec::try_from(left).ok().as_ref()) {
+            Err(Errno::INTR) => false,
+            count => count? == 1,
+        };
+    }
+}
+
+/// Sends a byte, without ever waiting.
+pub(crate) fn send_byte(socket: BorrowedFd<'_>) -> Result<()> {
+    send(socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(|_| ())
+}
+
+/// Takes some of the bytes that are there, or waits for one, and returns how many; 0 at the end of the
+/// connection. Descriptors that a peer attaches to them do not arrive (recv(2) has no room for them).
+pub(crate) fn take_bytes(socket: BorrowedFd<'_>, may_wait: bool) -> Result<usize> {
+    let mut flags = RecvFlags::empty();
+    flags.set(RecvFlags::DONTWAIT, !may_wait);
+    recv(socket, &mut [0; 64][..], flags).map(|(count, _)| count)
+}
+
+/// Waits until the socket has something to read, or `timeout` is over. May end early.
+pub(crate) fn wait_readable(socket: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+    // A timeout that cannot be expressed is none.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(&mut fds, timeout.as_ref()) {
+        Err(Errno::INTR) => Ok(false),
+        count => Ok(count? == 1),
     }
 }
 

@@ -1,3 +1,0 @@
-//! What the protocol reads and writes at once. The model checker puts other sizes in this file's place.
-
-pub(crate) type Word = usize;

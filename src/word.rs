@@ -1,0 +1,3 @@
+//! What the protocols read and write at once. The model checker puts other sizes in this file's place.
+
+pub(crate) type Word = usize;
