@@ -424,6 +424,10 @@ fn send_claiming(socket: impl AsFd, credentials: libc::ucred) -> io::Result<()> 
 
 /// Runs `f` on a thread that has become the user 65534 for good, unless this one may not.
 fn as_nobody(f: impl FnOnce() + Send + 'static) -> bool {
+    // Whoever is nobody already becomes nobody else.
+    if !getuid().is_root() {
+        return false;
+    }
     let became = thread::spawn(|| {
         // By hand: libc's function would change every thread.
         // SAFETY: the calls take numbers.
