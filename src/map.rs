@@ -195,7 +195,12 @@ impl ReadOnlyMap {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if extent.huge_page.is_some() {
                     // A private mapping would take its pages from the pool a second time.
-                    let read_only = File::from(sys::reopen(file.as_fd(), false)?);
+                    let read_only = sys::reopen(file.as_fd(), false).map(File::from).map_err(|why| {
+                        let message = format!(
+                            "cannot map the file (mmap), nor reopen it to map it read-only ({why})"
+                        );
+                        explained(error.kind(), message, error)
+                    })?;
                     // SAFETY: as above, for `sys::reopen` opens the same file (device and inode).
                     unsafe { options.map(&read_only) }
                 } else {

@@ -436,7 +436,7 @@ pub enum Refusal {
         found: u32,
     },
     /// Adopting failed to add the missing seals (`EBUSY`, or `EINVAL` for a seal that the kernel does not
-    /// know).
+    /// know), or to confirm them.
     #[error("cannot seal the file: {reason}")]
     CannotSeal {
         /// What prevented sealing.

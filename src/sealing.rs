@@ -109,6 +109,10 @@ pub enum SealFailure {
     #[error("this kernel does not enforce the write seal of a file that carries {}; copy the file",
         Seals::FUTURE_WRITE | Seals::EXEC)]
     UntrustedWriteSeal,
+    /// The seals were added, but could not be read back to confirm that. The file that comes back carries
+    /// them. Retry, which succeeds as soon as the kernel reports the seals.
+    #[error("the seals were added, but could not be confirmed; retry")]
+    Unconfirmed,
     /// Anything else, such as [a call that a sandbox denies](crate#errors), or a seal that
     /// [`seal_size`](crate::SealedFile::seal_size) does not add. The [error](crate::SealError::error) says
     /// what happened.
@@ -174,8 +178,9 @@ fn is_refused_by_the_kernel(fd: BorrowedFd<'_>) -> bool {
 /// Adds `seals`, and confirms that `F_GET_SEALS` reports them, in a combination that the kernel enforces.
 pub(crate) fn add_and_confirm(fd: BorrowedFd<'_>, seals: Seals) -> Result<(), Failure> {
     add_patiently(fd, seals)?;
-    let confirming = |error| (SealFailure::Other, failed("confirm the seals (F_GET_SEALS)")(error));
-    let present = sys::get_seals(fd).map_err(confirming)?;
+    let unconfirmed =
+        |error| (SealFailure::Unconfirmed, failed("confirm the seals (F_GET_SEALS)")(error));
+    let present = sys::get_seals(fd).map_err(unconfirmed)?;
     if !present.contains(seals) {
         let message = format!("the kernel did not add the seals {seals} (present: {present})");
         return Err((SealFailure::Other, io::Error::other(message)));

@@ -15,59 +15,25 @@ use rustix::io::Errno;
 use sealed_mmap::{
     CreateOptions, HugePageSize, HugePages, OutOfBounds, Refusal, SealPolicy, SealedFile,
 };
-use support::process::{Turn, turn};
+use support::machine::HugePool;
 use support::{errno_of, meminfo, pattern};
 
 fn hugetlb() -> CreateOptions {
     CreateOptions::new().huge_pages(HugePages::HugeTlb(None))
 }
 
-/// Bytes per page of the default pool; 0 where the kernel has no hugetlb pages.
-fn default_size() -> u64 {
-    meminfo("Hugepagesize")
-}
-
-/// The default pool, for one test at a time, with pages that nobody has taken yet.
-struct Pool {
-    page: u64,
-    /// What the pool is set back to.
-    before: Option<String>,
-    _turn: Turn,
-}
-
-impl Pool {
-    const SETTING: &str = "/proc/sys/vm/nr_hugepages";
-
-    /// `None`, after saying so, where these pages are not to be had.
-    fn with_free_pages(count: u64) -> Option<Self> {
-        let mut pool = Self { page: default_size(), before: None, _turn: turn() };
-        let free = || meminfo("HugePages_Free") - meminfo("HugePages_Rsvd");
-        if pool.page > 0 && free() < count {
-            let before = fs::read_to_string(Self::SETTING).unwrap();
-            let enough = before.trim().parse::<u64>().unwrap() + count;
-            if fs::write(Self::SETTING, enough.to_string()).is_ok() {
-                pool.before = Some(before);
-            }
-        }
-        if pool.page > 0 && free() >= count {
-            return Some(pool);
-        }
-        let error =
-            hugetlb().build("no pool", count * pool.page.max(4096), |_| Ok(())).unwrap_err();
-        eprintln!("no {count} hugetlb pages to be had here, and that is an error: {error}");
+/// The pool, or that the lack of it is an error.
+fn pool_with(free_pages: u64) -> Option<HugePool> {
+    let pool = HugePool::with_free_pages(free_pages);
+    if pool.is_none() {
+        let all = free_pages * meminfo("Hugepagesize").max(4096);
+        let Err(error) = hugetlb().build("no pool", all, |_| Ok(())) else { return None };
+        eprintln!("no {free_pages} hugetlb pages to be had here, and that is an error: {error}");
         if error.kind() != ErrorKind::Unsupported {
             assert_lack_of_pages(&error);
         }
-        None
     }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            fs::write(Self::SETTING, before).unwrap();
-        }
-    }
+    pool
 }
 
 /// Of a draft: the error says where pages come from.
@@ -173,13 +139,13 @@ fn every_size_is_asked_for_as_the_kernel_encodes_it() {
         }
     }
     if let Ok(file) = hugetlb().create("default size") {
-        assert_eq!(file.metadata().unwrap().blksize(), default_size());
+        assert_eq!(file.metadata().unwrap().blksize(), meminfo("Hugepagesize"));
     }
 }
 
 #[test]
 fn a_hugetlb_file_holds_what_a_plain_one_holds() {
-    let Some(pool) = Pool::with_free_pages(2) else { return };
+    let Some(pool) = pool_with(2) else { return };
     let page = pool.page as usize;
     let bytes = pattern(2 * page);
 
@@ -226,7 +192,7 @@ fn a_hugetlb_file_holds_what_a_plain_one_holds() {
 
 #[test]
 fn one_call_writers_make_hugetlb_files_of_whole_pages_alone() {
-    let Some(pool) = Pool::with_free_pages(1) else { return };
+    let Some(pool) = pool_with(1) else { return };
     let bytes = pattern(pool.page as usize);
     let fill = |target: &mut [u8]| {
         target.copy_from_slice(&bytes);
@@ -259,7 +225,7 @@ fn one_call_writers_make_hugetlb_files_of_whole_pages_alone() {
 
 #[test]
 fn what_hugetlb_files_cannot_do_is_an_error_that_helps() {
-    let Some(pool) = Pool::with_free_pages(1) else { return };
+    let Some(pool) = pool_with(1) else { return };
     let mut draft = hugetlb().create("limited").unwrap();
     for refused in [draft.write(b"x"), draft.write_vectored(&[IoSlice::new(b"x")])] {
         let error = refused.unwrap_err();
@@ -278,7 +244,7 @@ fn what_hugetlb_files_cannot_do_is_an_error_that_helps() {
 
 #[test]
 fn more_pages_than_the_pool_has_is_an_error_and_not_a_signal() {
-    let Some(pool) = Pool::with_free_pages(1) else { return };
+    let Some(pool) = pool_with(1) else { return };
     let surplus = fs::read_to_string("/proc/sys/vm/nr_overcommit_hugepages").unwrap();
     let surplus: u64 = surplus.trim().parse().unwrap();
     let beyond = (meminfo("HugePages_Total") + surplus + 1) * pool.page;
@@ -304,7 +270,7 @@ fn more_pages_than_the_pool_has_is_an_error_and_not_a_signal() {
 fn maps_of_hugetlb_files_leave_nothing_behind() {
     const NAME: &str = "huge maps that come and go";
 
-    let Some(pool) = Pool::with_free_pages(2) else { return };
+    let Some(pool) = pool_with(2) else { return };
     let page = pool.page as usize;
     let free = || meminfo("HugePages_Free");
     let maps = || {
@@ -339,7 +305,7 @@ fn maps_of_hugetlb_files_leave_nothing_behind() {
 
 #[test]
 fn a_private_map_takes_huge_pages_of_its_own() {
-    let Some(pool) = Pool::with_free_pages(2) else { return };
+    let Some(pool) = pool_with(2) else { return };
     let file = hugetlb().from_bytes("snapshot", pattern(pool.page as usize)).unwrap();
     let mut map = file.map_private().unwrap();
     map.fill(1);
@@ -359,7 +325,7 @@ fn a_private_map_takes_huge_pages_of_its_own() {
 
 #[test]
 fn only_scripts_are_executed_from_huge_pages() {
-    let Some(pool) = Pool::with_free_pages(1) else { return };
+    let Some(pool) = pool_with(1) else { return };
     let run = |program: &[u8]| {
         let fill = |target: &mut [u8]| {
             target[..program.len()].copy_from_slice(program);

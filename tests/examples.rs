@@ -70,7 +70,14 @@ fn run(command: &mut Command, input: &[u8]) -> Output {
 }
 
 fn start(command: &mut Command, stdin: impl Into<Stdio>) -> Child {
-    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    loop {
+        match command.spawn() {
+            // A child that another thread has forked still has the file in which a test wrote it.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            started => return started.unwrap(),
+        }
+    }
 }
 
 /// What an example has said when it ends, which it must.

@@ -27,6 +27,7 @@ use sealed_mmap::{
 };
 use support::files::{contents, read_write};
 use support::kernel::*;
+use support::machine::HugePool;
 use support::process::is_alone;
 use support::runs::{is_emulated, live, rounds, traces};
 use support::salted_pattern;
@@ -286,13 +287,16 @@ fn memory_is_there_from_the_start() {
     assert!(matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::FileTooLarge));
 }
 
-/// A live file of huge pages, and how large one is; `None` says what the system lacks for it.
-fn huge(pages: u64) -> Option<(Producer, u64)> {
+/// A live file of huge pages, how large one is, and the pool, to be dropped last; `None` says what the
+/// system lacks for it.
+fn huge(pages: u64) -> Option<(Option<HugePool>, Producer, u64)> {
     build_producer(1, |_| ())?;
+    // Without one there are huge pages all the same, or the right error.
+    let pool = if pages > 0 { HugePool::with_free_pages(pages) } else { None };
     let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
     let made = options.create("page size").and_then(|file| {
         let page = file.metadata()?.blksize();
-        Ok((options.create_producer("producer", pages * page)?, page))
+        Ok((pool, options.create_producer("producer", pages * page)?, page))
     });
     if let Err(error) = &made {
         use io::ErrorKind::{OutOfMemory, StorageFull, Unsupported};
@@ -305,7 +309,7 @@ fn huge(pages: u64) -> Option<(Producer, u64)> {
 
 #[test]
 fn huge_pages_work_or_are_refused_for_want_of_a_pool() {
-    let Some((mut producer, page)) = huge(1) else { return };
+    let Some((_pool, mut producer, page)) = huge(1) else { return };
     let map = producer.file().map_live().unwrap();
     producer.write_at(page - 3, b"end").unwrap();
     assert_eq!(map.to_vec(page - 3..).unwrap(), b"end");
@@ -317,7 +321,7 @@ fn huge_pages_work_or_are_refused_for_want_of_a_pool() {
 fn live_huge_pages_are_refused_unless_the_policy_allows_them() {
     // An empty file takes no pool.
     for pages in [0, 1] {
-        let Some((mut producer, page)) = huge(pages) else { continue };
+        let Some((_pool, mut producer, page)) = huge(pages) else { continue };
         let fd = OwnedFd::from(shared_file(&producer));
         let policy = SealPolicy::new().len(pages * page..=pages * page);
         let refused = SealedFile::receive_future_write(fd, &policy).unwrap_err();

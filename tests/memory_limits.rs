@@ -16,59 +16,35 @@ use rustix::io::Errno;
 use sealed_mmap::{CreateOptions, HugePages, Producer, Refusal, SealPolicy, SealedFile};
 
 use support::files::{WHOLE, hole, is_root, map_writable, memfd, refused, reopen, seal};
+use support::machine::Machine;
 use support::meminfo;
-use support::process::{Forked, Turn, turn};
+use support::process::Forked;
 use support::runs::{is_configured_as, is_emulated};
 
 const MIB: u64 = 1 << 20;
 
-/// A setting of the machine, put back in the end, and no other test of this file meanwhile.
-struct Machine {
-    changed: Option<(&'static str, String)>,
-    _turn: Turn,
-}
-
-impl Machine {
-    fn alone() -> Self {
-        Self { changed: None, _turn: turn() }
-    }
-
-    /// Only a virtual machine that exists for the tests is anyone's to change.
-    fn may_be_changed() -> bool {
-        is_root() && is_emulated()
-    }
-
-    fn change(&mut self, path: &'static str, value: &str) {
-        self.changed = Some((path, fs::read_to_string(path).unwrap()));
-        fs::write(path, value).unwrap();
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        for (path, value) in self.changed.iter() {
-            fs::write(path, value).unwrap();
-        }
-    }
+/// Only a virtual machine that exists for the tests is anyone's to change.
+fn may_be_changed() -> bool {
+    is_root() && is_emulated()
 }
 
 /// Strict overcommit, and a length for which there is memory, but not under it.
 fn strict_overcommit() -> Option<(Machine, u64)> {
     const MODE: &str = "/proc/sys/vm/overcommit_memory";
-    let mut machine = Machine::alone();
+    let mut machine = Machine::alone()?;
     let strict = fs::read_to_string(MODE).unwrap().trim() == "2";
     if is_configured_as("overcommit2") {
         assert!(strict, "this configuration was to be strict");
     }
     if !strict {
-        if !Machine::may_be_changed() {
+        if !may_be_changed() {
             eprintln!("not run: vm.overcommit_memory is not 2, and this machine is not the test's");
             return None;
         }
         // Without effect in the other modes, so it need not be put back.
         let limit = meminfo("Committed_AS") + 64 * MIB;
         fs::write("/proc/sys/vm/overcommit_kbytes", (limit / 1024).to_string()).unwrap();
-        machine.change(MODE, "2");
+        machine.change(MODE, "2").unwrap();
     }
     let headroom = meminfo("CommitLimit").saturating_sub(meminfo("Committed_AS"));
     let too_much = headroom + 32 * MIB;
@@ -266,7 +242,7 @@ fn more_than_the_pool() -> Option<(File, u64)> {
 
 #[test]
 fn filling_a_file_beyond_the_hugetlb_pool_is_an_error() {
-    let _machine = Machine::alone();
+    let Some(_machine) = Machine::alone() else { return };
     let Some((_, too_much)) = more_than_the_pool() else { return };
     let options = CreateOptions::new().huge_pages(HugePages::HugeTlb(None));
     let mut draft = options.create("draft").unwrap();
@@ -279,10 +255,10 @@ fn filling_a_file_beyond_the_hugetlb_pool_is_an_error() {
 
 #[test]
 fn a_hole_beyond_the_hugetlb_pool_is_an_error_not_a_sigbus() {
-    let mut machine = Machine::alone();
-    if Machine::may_be_changed() {
+    let Some(mut machine) = Machine::alone() else { return };
+    if may_be_changed() {
         // A page for the beginning of the file, and none for its end.
-        machine.change("/proc/sys/vm/nr_hugepages", "1");
+        machine.change("/proc/sys/vm/nr_hugepages", "1").unwrap();
     }
     let Some((file, too_much)) = more_than_the_pool() else { return };
     file.set_len(too_much).unwrap();

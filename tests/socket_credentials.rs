@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "controls call recvmsg(2), setsockopt(2) and unshare(2) by hand")]
 
+mod support;
+
 use std::ffi::c_int;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -23,6 +25,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use sealed_mmap::socket::{
     Credentials, MAX_FDS, pass_credentials, recv_fd, recv_fds, recv_fds_with_credentials, send_fds,
 };
+use support::process::may_open_many;
 
 const KINDS: [SocketType; 3] = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
 /// `SCM_PIDFD` of `<linux/socket.h>`.
@@ -163,6 +166,9 @@ fn a_duplicate_that_asks_for_credentials_changes_nothing() {
 
 #[test]
 fn credentials_of_nobody_in_an_older_message_are_skipped() {
+    if !may_open_many() {
+        return;
+    }
     let _alone = alone();
     for kind in KINDS {
         let (ours, theirs) = pair(kind);
@@ -229,6 +235,9 @@ fn credentials_from_another_pid_namespace_are_skipped() {
 
 #[test]
 fn process_descriptors_are_closed_and_not_given_out() {
+    if !may_open_many() {
+        return;
+    }
     let _alone = alone();
     for kind in KINDS {
         let (ours, theirs) = pair(kind);
@@ -415,6 +424,10 @@ fn send_claiming(socket: impl AsFd, credentials: libc::ucred) -> io::Result<()> 
 
 /// Runs `f` on a thread that has become the user 65534 for good, unless this one may not.
 fn as_nobody(f: impl FnOnce() + Send + 'static) -> bool {
+    // Whoever is nobody already becomes nobody else.
+    if !getuid().is_root() {
+        return false;
+    }
     let became = thread::spawn(|| {
         // By hand: libc's function would change every thread.
         // SAFETY: the calls take numbers.

@@ -95,6 +95,7 @@ fn drafts(m: &mut Messages) {
         SealFailure::NotAllowed,
         SealFailure::Unsupported,
         SealFailure::UntrustedWriteSeal,
+        SealFailure::Unconfirmed,
         SealFailure::Other,
     ] {
         m.said(&format!("SealFailure::{reason:?}"), reason);

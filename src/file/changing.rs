@@ -52,7 +52,8 @@ impl<S: Changing> SealedFile<S> {
     ///
     /// # Errors
     ///
-    /// The file comes back unchanged, for another attempt.
+    /// The file comes back for another attempt: unchanged, unless the reason is
+    /// [`Unconfirmed`](crate::SealFailure::Unconfirmed).
     ///
     /// * [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): somebody still maps the file
     ///   for writing, or, on kernels before 6.7 and its backports, a reader maps it shared through a

@@ -150,9 +150,9 @@ impl SealedFile<Unsealed> {
     ///
     /// # Errors
     ///
-    /// The draft comes back unchanged, for another attempt. (If the seals were added and could not be read
-    /// back, it carries them, and the next attempt succeeds.) [`SealFailure`](crate::SealFailure) lists what can prevent
-    /// sealing.
+    /// The draft comes back for another attempt: unchanged, unless the reason is
+    /// [`Unconfirmed`](crate::SealFailure::Unconfirmed). [`SealFailure`](crate::SealFailure) lists what can
+    /// prevent sealing.
     ///
     /// The most likely reason is [`WritableMapping`](crate::SealFailure::WritableMapping) (`EBUSY`): a
     /// map was leaked, or a child was forked while a map was being made and has not executed another
@@ -189,7 +189,7 @@ impl SealedFile<Unsealed> {
     ///
     /// # Errors
     ///
-    /// The draft comes back unchanged.
+    /// The draft comes back, as from [`seal_read_only`](Self::seal_read_only).
     ///
     /// * `InvalidInput`: another seal is named. ([`WRITE`](Seals::WRITE) is what
     ///   [`seal_read_only`](Self::seal_read_only) adds, and [`FUTURE_WRITE`](Seals::FUTURE_WRITE) what a
@@ -340,7 +340,7 @@ pub(super) fn explain_write(pages: HugePages, error: io::Error) -> io::Error {
 /// hugetlbfs returns a bare `EINVAL` for what it cannot do.
 fn explain(pages: HugePages, error: io::Error, what: &'static str) -> io::Error {
     match (pages, error.kind()) {
-        (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => io::Error::new(kind, what),
+        (HugePages::HugeTlb(_), kind @ io::ErrorKind::InvalidInput) => explained(kind, what, error),
         _ => error,
     }
 }
@@ -360,7 +360,8 @@ pub(super) fn explain_lack(pages: HugePages, error: io::Error) -> io::Error {
     }
 }
 
-/// A transition that failed, and the file as it was before: contents and offset intact.
+/// A transition that failed, and the file as it was before: contents and offset intact. Only after
+/// [`SealFailure::Unconfirmed`] does it carry more seals.
 ///
 /// [Errors](crate#errors) says what `?` makes of it.
 ///
@@ -425,7 +426,7 @@ impl<F> SealError<F> {
         self.reason
     }
 
-    /// Gives the file back, unchanged.
+    /// Gives the file back.
     ///
     /// See the [example](Self#examples).
     pub fn into_file(self) -> F {
@@ -437,7 +438,7 @@ impl<F> SealError<F> {
         self.error
     }
 
-    /// Returns the [`error`](Self::error), and the file, unchanged.
+    /// Returns the [`error`](Self::error), and the file.
     ///
     /// See the [example](Self#examples).
     pub fn into_parts(self) -> (io::Error, F) {

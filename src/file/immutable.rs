@@ -73,7 +73,8 @@ impl SealedFile<ReadOnlySealed> {
     /// * [`MissingSeals`](crate::Refusal::MissingSeals): no seal can be added (`EPERM`).
     /// * [`CannotSeal`](crate::Refusal::CannotSeal): with `EBUSY`, somebody maps the file for writing or
     ///   has pinned its pages. Transient `EBUSY` is retried, for some milliseconds if the file is mapped,
-    ///   and for about a second if its pages are pinned.
+    ///   and for about a second if its pages are pinned. With
+    ///   [`Unconfirmed`](crate::SealFailure::Unconfirmed), the file comes back sealed.
     ///
     /// # Examples
     ///
@@ -92,8 +93,8 @@ impl SealedFile<ReadOnlySealed> {
     ) -> Result<Self, ReceiveError> {
         let fd = fd.into();
         match add_missing(fd.as_fd(), policy) {
-            // SAFETY: as in `receive_read_only`: `add_missing` ends in `accept`, or in its second half,
-            // `judge_and_reserve`, with the seals that it has just seen.
+            // SAFETY: as in `receive_read_only`: `add_missing` ends in `judge_and_reserve`, the second half of
+            // `accept`, with the seals that it has just seen.
             Ok(extent) => Ok(unsafe { Self::sealed(fd.into(), Some(extent)) }),
             Err(refusal) => Err(ReceiveError::new(refusal, fd)),
         }
@@ -108,7 +109,8 @@ impl SealedFile<ReadOnlySealed> {
     ///   for every mapping after `mlockall(MCL_FUTURE)`; mmap's `EAGAIN` is the `source`.
     /// * `FileTooLarge`: the length does not fit into the address space (32-bit); use
     ///   [`map_range`](Self::map_range).
-    /// * Those of [`reopen`](Self::reopen): hugetlb files have to be reopened on kernels before 6.7.
+    /// * `PermissionDenied`: kernels before 6.7 map a hugetlb file only through a read-only descriptor, and it
+    ///   could not be [reopened](Self::reopen) as one. mmap's `EPERM` is the `source`.
     ///
     /// # Examples
     ///
@@ -242,7 +244,13 @@ fn add_missing(fd: BorrowedFd<'_>, policy: &SealPolicy) -> Result<Extent, Refusa
         reason => Refusal::CannotSeal { reason, error },
     })?;
     // What was observed before the seals is of no use after them: a writer may have cut the file off.
-    accept::<ReadOnlySealed>(fd, policy)
+    let facts = observe(fd).map_err(|refusal| match refusal {
+        Refusal::NotSealable(error) | Refusal::Io(error) => {
+            Refusal::CannotSeal { reason: SealFailure::Unconfirmed, error }
+        }
+        refusal => refusal,
+    })?;
+    judge_and_reserve::<ReadOnlySealed>(fd, &facts, policy)
 }
 
 /// What the kernel adds by itself to `EXEC` on an executable file.

@@ -1,5 +1,6 @@
 //! `dashboard` publishes to any number of watchers, and tidies up what is its own and nothing else.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use sealed_mmap::latest::Publisher;
 use sealed_mmap::socket::send_fds;
 use sealed_mmap::{Producer, SealedFile};
 
+use crate::support::files::is_root;
 use crate::{LONG, Running, Temp, eventually, example, fails, pipe};
 
 /// `None` where nothing can be published: then that is what is checked.
@@ -186,7 +188,11 @@ fn a_locked_directory_delays_a_publisher_only() {
 }
 
 /// A command that finds out by itself where the socket is, in an empty directory.
-fn dashboard_in(directory: &Path, command: &str, variables: [(&str, &str); 2]) -> Option<Command> {
+fn dashboard_in(
+    directory: &Path,
+    command: &str,
+    variables: [(&str, impl AsRef<OsStr>); 2],
+) -> Option<Command> {
     dashboard(command, directory)?;
     let mut dashboard = example("dashboard")?;
     dashboard.arg(command).current_dir(directory).envs(variables);
@@ -197,12 +203,13 @@ fn dashboard_in(directory: &Path, command: &str, variables: [(&str, &str); 2]) -
 fn an_empty_or_relative_directory_is_no_place_for_a_socket() {
     let here = Temp::directory("dashboard-here");
     let there = Temp::directory("dashboard-there");
-    let there = there.0.to_str().unwrap();
-    for (runtime, temporary) in [("", there), (".", there), (there, ""), (there, "/proc")] {
+    let (there, shown) = (there.0.as_os_str(), there.0.display());
+    let [empty, relative, proc] = ["", ".", "/proc"].map(OsStr::new);
+    for (runtime, temporary) in [(empty, there), (relative, there), (there, empty), (there, proc)] {
         let variables = [("XDG_RUNTIME_DIR", runtime), ("TMPDIR", temporary)];
         let Some(mut dashboard) = dashboard_in(&here.0, "publish", variables) else { return };
         let publisher = Running::start(&mut dashboard);
-        publisher.says(&format!("publishing at {there}/dashboard.sock;"));
+        publisher.says(&format!("publishing at {shown}/dashboard.sock;"));
         publisher.signal(Signal::INT);
         assert!(publisher.status().success());
     }
@@ -221,24 +228,28 @@ fn an_empty_or_relative_directory_is_no_place_for_a_socket() {
 #[test]
 fn a_place_where_no_socket_can_be_is_named() {
     let long_name = format!("/tmp/{}", "long".repeat(60));
-    let fifo = Temp::named("dashboard-fifo");
-    mkfifoat(CWD, &fifo.0, Mode::RWXU).unwrap();
-    let below_a_fifo = fifo.0.join("socket").display().to_string();
+    let unconnected = if is_root() { "/: Connection refused" } else { "/: Permission denied" };
     for (runtime, arguments, place) in [
         // Not even root can create anything there.
         ("/proc", &["publish"][..], "/proc/dashboard.sock: "),
         ("/proc/no such directory", &["publish"], "/proc/no such directory/dashboard.sock: "),
         ("", &["publish", &long_name], &format!("{long_name}: ")),
         ("", &["watch", &long_name], &format!("{long_name}: ")),
-        ("", &["publish", &below_a_fifo], &format!("{below_a_fifo}: Not a directory")),
         ("", &["publish", "/"], "/: it exists and is not a socket"),
-        ("", &["watch", "/"], "/: Connection refused"),
+        ("", &["watch", "/"], unconnected),
     ] {
         let Some(_) = dashboard("publish", Path::new("/proc/x")) else { return };
         let Some(mut dashboard) = example("dashboard") else { return };
         let complaint = format!("dashboard: {place}");
         fails(dashboard.args(arguments).env("XDG_RUNTIME_DIR", runtime), b"", &complaint);
     }
+
+    let fifo = Temp::named("dashboard-fifo");
+    mkfifoat(CWD, &fifo.0, Mode::RWXU).unwrap();
+    let below_a_fifo = fifo.0.join("socket");
+    let Some(mut dashboard) = example("dashboard") else { return };
+    let complaint = format!("dashboard: {}: Not a directory", below_a_fifo.display());
+    fails(dashboard.arg("publish").arg(&below_a_fifo), b"", &complaint);
 }
 
 #[test]

@@ -106,6 +106,13 @@ fn every_fault_is_found_and_honesty_is_none() {
         "cannot be repeated",
     );
     found(
+        |error, file| {
+            files::seal(&*file, sealed_mmap::Seals::GROW)?;
+            Err(explained(error))
+        },
+        "changes \"seals",
+    );
+    found(
         |error, _| {
             kill_process(getpid(), Signal::KILL)?;
             Err(error)

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use seccompiler::{
@@ -135,6 +137,11 @@ impl Call {
         (self.0 >> 32) as c_long
     }
 
+    /// Whether it may do less than it is asked to do.
+    pub(crate) fn can_be_short(self) -> bool {
+        count_argument(self.number()).is_some()
+    }
+
     fn detail(self) -> u32 {
         self.0 as u32
     }
@@ -176,12 +183,23 @@ pub(crate) struct Denial {
     pub(crate) only: Option<u32>,
 }
 
+/// What is to be transferred in part, as a slow peer or a signal has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shortage {
+    pub(crate) call: Call,
+    /// Bytes, of each of these calls.
+    pub(crate) most: u32,
+}
+
 static ARMED: AtomicBool = AtomicBool::new(false);
 static OVER: AtomicBool = AtomicBool::new(false);
 /// At first a call that does not exist.
 static DENIED: AtomicU64 = AtomicU64::new(u64::MAX);
 static ERRNO: AtomicI32 = AtomicI32::new(0);
 static ONLY: AtomicU32 = AtomicU32::new(0);
+static SHORTENED: AtomicU64 = AtomicU64::new(u64::MAX);
+static MOST: AtomicU32 = AtomicU32::new(0);
+static BEGUN: OnceLock<Instant> = OnceLock::new();
 static DENIALS: AtomicU32 = AtomicU32::new(0);
 static SEALS_ADDED: AtomicBool = AtomicBool::new(false);
 static MADE: [(AtomicU64, AtomicU32); 64] = [const { (AtomicU64::new(0), AtomicU32::new(0)) }; 64];
@@ -202,6 +220,17 @@ pub(crate) fn deny<T>(denial: Option<Denial>, operation: impl FnOnce() -> T) -> 
         ERRNO.store(errno.raw_os_error(), Relaxed);
         ONLY.store(only.unwrap_or(0), Relaxed);
     }
+    trap(operation)
+}
+
+/// Runs it while the call transfers no more than that. Only once in a process.
+pub(crate) fn shorten<T>(shortage: Shortage, operation: impl FnOnce() -> T) -> (T, Trace) {
+    SHORTENED.store(shortage.call.0, Relaxed);
+    MOST.store(shortage.most, Relaxed);
+    trap(operation)
+}
+
+fn trap<T>(operation: impl FnOnce() -> T) -> (T, Trace) {
     ARMED.store(true, Relaxed);
     let done = operation();
     ARMED.store(false, Relaxed);
@@ -215,13 +244,28 @@ pub(crate) fn deny<T>(denial: Option<Denial>, operation: impl FnOnce() -> T) -> 
     (done, trace)
 }
 
+/// Runs it between two calls that strace will see, and that no operation makes. Only once in a process.
+pub(crate) fn mark<T>(operation: impl FnOnce() -> T) -> T {
+    BEGUN.set(Instant::now()).unwrap();
+    let _ = std::os::unix::process::parent_id();
+    let done = operation();
+    let _ = std::os::unix::process::parent_id();
+    OVER.store(true, Relaxed);
+    done
+}
+
 /// Whether the operation has ended.
 pub(crate) fn is_over() -> bool {
     OVER.load(Relaxed)
 }
 
-/// Whether the operation has begun to wait for a descriptor.
+/// Whether the operation has begun to wait for a descriptor, as far as that can be told.
 pub(crate) fn has_polled() -> bool {
+    const LONG: Duration = Duration::from_millis(20);
+
+    if BEGUN.get().is_some_and(|begun| begun.elapsed() > LONG) {
+        return true;
+    }
     let polls = [
         #[cfg(target_arch = "x86_64")]
         Call::new(libc::SYS_poll, 0),
@@ -308,6 +352,14 @@ fn answer(number: c_long, args: [u64; 6]) -> Option<c_long> {
 
 /// Makes the call, past the filter, and returns what the kernel did.
 fn pass(number: c_long, mut args: [u64; 6]) -> c_long {
+    if let Some(index) = count_argument(number)
+        && Call::of(number, &args).is_some_and(|call| call.0 == SHORTENED.load(Relaxed))
+        && ARMED.load(Relaxed)
+        && args[index] > u64::from(MOST.load(Relaxed))
+    {
+        args[index] = MOST.load(Relaxed).into();
+        DENIALS.fetch_add(1, Relaxed);
+    }
     let marked = CALLS.iter().find(|call| call.1 == number).map_or(5, |call| call.2);
     args[usize::from(marked)] = match marked {
         5 => MARK,
@@ -325,6 +377,16 @@ fn pass(number: c_long, mut args: [u64; 6]) -> c_long {
         SEALS_ADDED.store(true, Relaxed);
     }
     result
+}
+
+/// Which argument says how many bytes a call may transfer.
+fn count_argument(number: c_long) -> Option<usize> {
+    match number {
+        libc::SYS_read | libc::SYS_pread64 | libc::SYS_write | libc::SYS_pwrite64 => Some(2),
+        libc::SYS_sendfile => Some(3),
+        libc::SYS_copy_file_range | libc::SYS_splice => Some(4),
+        _ => None,
+    }
 }
 
 /// Of a thread that a filter has stopped, as they were before the system call.

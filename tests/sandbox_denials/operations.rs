@@ -87,7 +87,8 @@ fn creating() -> Vec<Operation> {
         .named("create exec_seal(false)"),
         made(hugetlb_exists, move || hugetlb.create("denied"), drop).named("create hugetlb"),
         made(hugetlb_is_free, move || hugetlb.build("denied", LIMIT, fill), holds(LARGE))
-            .named("build hugetlb"),
+            .named("build hugetlb")
+            .on_huge_pages(),
         made(always, || SealedFile::from_bytes("denied", SMALL), holds(SMALL))
             .named("from_bytes small"),
         made(always, || SealedFile::from_bytes("denied", LARGE), holds(LARGE))

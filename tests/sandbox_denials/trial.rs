@@ -7,15 +7,20 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, OnceLock};
 
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use seccompiler::BpfProgram;
 
-use crate::denier::{self, Call, Denial};
+use crate::denier::{self, Call, Denial, Shortage, Trace};
+use crate::support::machine::HugePool;
 use crate::truth;
 
 /// After so many seconds an operation hangs. The longest honest wait, for pinned pages, is one.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 10;
+
+/// What an error says after which the file has more seals than before.
+const MORE_SEALS: [&str; 2] = ["could not be confirmed", "cannot reserve memory"];
 
 /// An error, and what the caller still has.
 pub(crate) struct Failure<I> {
@@ -89,14 +94,25 @@ impl<I: 'static, T: 'static> Plan<I, T> {
     }
 
     pub(crate) fn named(self, name: &'static str) -> Operation {
-        Operation { name, run: Box::new(move |denial| self.run(denial)) }
+        Operation { name, takes_huge_pages: false, run: Box::new(move |means| self.run(means)) }
     }
 }
 
-type Run = dyn Fn(Option<&Denial>) -> Report;
+/// How calls are made to fail.
+pub(crate) enum Means<'a> {
+    /// By the process itself, or not at all.
+    Filter(Option<Denial>),
+    /// The same, but that they do less than they were asked to do.
+    Shortage(Shortage),
+    /// By strace, which watches the process. It is told which call, by name, and the errno.
+    Strace(Option<(&'a str, Errno)>),
+}
+
+type Run = dyn Fn(&Means) -> Report;
 
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
+    takes_huge_pages: bool,
     run: Box<Run>,
 }
 
@@ -129,12 +145,12 @@ impl Report {
         Self { outcome, calls: Vec::new(), denials: 0, faults: Vec::new() }
     }
 
-    fn lost(fault: String) -> Self {
+    pub(crate) fn lost(fault: String) -> Self {
         Self { faults: vec![fault], ..Self::new(Outcome::Lost) }
     }
 
     /// One fact a line.
-    fn to_lines(&self) -> String {
+    pub(crate) fn to_lines(&self) -> String {
         let one_line = |text: &str| text.replace('\n', " / ");
         let outcome = match &self.outcome {
             Outcome::Succeeded => "succeeded ".to_owned(),
@@ -148,7 +164,7 @@ impl Report {
         format!("{facts}denials {}\n{outcome}\n", self.denials)
     }
 
-    fn from_lines(lines: &str) -> Self {
+    pub(crate) fn from_lines(lines: &str) -> Self {
         let mut report = Self::new(Outcome::Lost);
         for line in lines.lines() {
             let (word, rest) = line.split_once(' ').unwrap();
@@ -190,21 +206,62 @@ fn filter() -> &'static BpfProgram {
 }
 
 impl Operation {
+    pub(crate) fn on_huge_pages(self) -> Self {
+        Self { takes_huge_pages: true, ..self }
+    }
+
+    /// What nobody else may use while the operation is tried.
+    pub(crate) fn pool(&self) -> Option<HugePool> {
+        if self.takes_huge_pages { HugePool::with_free_pages(1) } else { None }
+    }
+
     pub(crate) fn try_with(&self, denial: Option<Denial>) -> Report {
-        in_a_process(|| (self.run)(denial.as_ref()))
+        in_a_process(|| (self.run)(&Means::Filter(denial)))
+    }
+
+    pub(crate) fn try_short(&self, shortage: Shortage) -> Report {
+        in_a_process(|| (self.run)(&Means::Shortage(shortage)))
+    }
+
+    /// In this process.
+    pub(crate) fn run_under_strace(&self, injected: Option<(&str, Errno)>) -> Report {
+        caught(|| (self.run)(&Means::Strace(injected)))
+            .unwrap_or_else(|panic| Report::lost(format!("the test: {panic}")))
     }
 }
 
 impl<I, T> Plan<I, T> {
-    fn run(&self, denial: Option<&Denial>) -> Report {
+    fn run(&self, means: &Means) -> Report {
         let before = Holdings::now();
         let mut input = match (self.prepare)() {
             Ok(input) => input,
             Err(reason) => return Report::new(Outcome::NotHere(reason)),
         };
         let looked = (self.look)(&mut input);
-        denier::install(filter()).unwrap();
-        let (done, trace) = denier::deny(denial.copied(), || caught(|| (self.attempt)(input)));
+        let attempt = || caught(|| (self.attempt)(input));
+        let (done, trace) = match *means {
+            Means::Filter(denial) => {
+                denier::install(filter()).unwrap();
+                denier::deny(denial, attempt)
+            }
+            Means::Shortage(shortage) => {
+                denier::install(filter()).unwrap();
+                denier::shorten(shortage, attempt)
+            }
+            // What happened is in its log.
+            Means::Strace(_) => {
+                (denier::mark(attempt), Trace { calls: Vec::new(), denials: 1, seals_added: true })
+            }
+        };
+        let name;
+        let denied = match *means {
+            Means::Filter(Some(Denial { call, errno, .. })) => {
+                name = call.name();
+                Some((name.as_str(), errno))
+            }
+            Means::Strace(injected) => injected,
+            _ => None,
+        };
         let mut report = Report {
             calls: trace.calls,
             denials: trace.denials,
@@ -213,7 +270,7 @@ impl<I, T> Plan<I, T> {
         match done {
             Err(panic) => return Report { outcome: Outcome::Lost, faults: vec![panic], ..report },
             Ok(Ok(value)) => {
-                if denial.is_some() && trace.denials == 0 {
+                if denied.is_some() && trace.denials == 0 {
                     report.faults.push("does not make the call this time".into());
                 }
                 let checked = caught(|| (self.check)(value));
@@ -221,16 +278,16 @@ impl<I, T> Plan<I, T> {
             }
             Ok(Err(failure)) => {
                 report.outcome = Outcome::Failed(failure.chain.join(": "));
-                match denial {
-                    Some(denial) => {
-                        self.judge(denial, failure, &looked, trace.seals_added, &mut report)
+                match denied {
+                    Some(denied) => {
+                        self.judge(denied, failure, &looked, trace.seals_added, &mut report)
                     }
                     None => report.faults.push("fails without a denial".into()),
                 }
             }
         }
         let left = Holdings::now();
-        if left != before {
+        if left != before && !denied.is_some_and(|(call, _)| truth::is_faked(call)) {
             report.faults.push(format!("leaves {left:?}, before {before:?}"));
         }
         report
@@ -238,7 +295,7 @@ impl<I, T> Plan<I, T> {
 
     fn judge(
         &self,
-        denial: &Denial,
+        (call, errno): (&str, Errno),
         failure: Failure<I>,
         looked: &[String],
         seals_added: bool,
@@ -249,17 +306,19 @@ impl<I, T> Plan<I, T> {
             report.faults.push("fails although nothing was denied".into());
             return;
         }
-        if truth::is_dispensable(&denial.call.name(), denial.errno) {
+        if truth::is_dispensable(call, errno) {
             report.faults.push("fails without a call that it can do without".into());
         }
-        report.faults.extend(truth::faults(denial, &chain, kind, self.is_bare));
+        report.faults.extend(truth::faults(call, errno, &chain, kind, self.is_bare));
         for (before, after) in looked.iter().zip((self.look)(&mut input)) {
-            // What the kernel has added it does not take back.
-            if *before != after && !(seals_added && before.starts_with("seals ")) {
+            // What the kernel has added it does not take back; but who gets the file is told.
+            let is_told =
+                || chain.iter().any(|error| MORE_SEALS.iter().any(|said| error.contains(said)));
+            if *before != after && !(seals_added && before.starts_with("seals ") && is_told()) {
                 report.faults.push(format!("changes {before:?} into {after:?}"));
             }
         }
-        if self.can_repeat {
+        if self.can_repeat && !truth::is_faked(call) {
             let again = caught(|| match (self.attempt)(input) {
                 Ok(value) => (self.check)(value),
                 Err(failure) => panic!("{}", failure.chain.join(": ")),

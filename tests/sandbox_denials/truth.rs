@@ -5,8 +5,6 @@ use std::io::{self, ErrorKind};
 
 use rustix::io::Errno;
 
-use crate::denier::Denial;
-
 /// What sandboxes answer with.
 pub(crate) const OF_SANDBOXES: [Errno; 3] = [Errno::PERM, Errno::NOSYS, Errno::ACCESS];
 
@@ -41,7 +39,7 @@ pub(crate) fn of_the_man_page(call: &str) -> &'static [Errno] {
         "splice" => &[E::AGAIN, E::INVAL, E::NOMEM, E::SPIPE],
         "read" | "pread64" | "readv" | "preadv" => &[E::AGAIN, E::INTR, E::INVAL, E::IO, E::ISDIR],
         "write" | "pwrite64" | "writev" | "pwritev" => {
-            &[E::DQUOT, E::FBIG, E::INTR, E::INVAL, E::IO, E::NOSPC]
+            &[E::AGAIN, E::DQUOT, E::FBIG, E::INTR, E::INVAL, E::IO, E::NOSPC]
         }
         _ if call.starts_with("openat") => &[
             E::AGAIN,
@@ -107,6 +105,12 @@ pub(crate) fn is_passing(call: &str, errno: Errno) -> bool {
     errno == Errno::INTR || errno == Errno::AGAIN && reads.contains(&call)
 }
 
+/// Whether the call does what it does whatever the kernel answers. Where it only seems to fail, what it would have
+/// closed or unmapped stays.
+pub(crate) fn is_faked(call: &str) -> bool {
+    ["close", "munmap"].contains(&call)
+}
+
 /// Whether the operation has to succeed without the call, because the call only makes it faster, or
 /// refuses early what would fail anyway. An errno that concerns the data may be passed on.
 pub(crate) fn is_dispensable(call: &str, errno: Errno) -> bool {
@@ -142,30 +146,29 @@ pub(crate) const BARE: &str = "the bare errno, without what was being done";
 
 /// What is wrong with an error, if the cause was this denial. `chain` is the error and its sources.
 pub(crate) fn faults(
-    denial: &Denial,
+    call: &str,
+    errno: Errno,
     chain: &[String],
     kind: Option<ErrorKind>,
     is_bare: bool,
 ) -> Vec<String> {
-    let Denial { call, errno, .. } = *denial;
-    let call = call.name();
     let words = io::Error::from(errno).to_string();
     let told = chain.join(": ");
     let mut faults = Vec::new();
 
-    if !told.contains(&words) && !is_translated(&call, errno, &told) {
+    if !told.contains(&words) && !is_translated(call, errno, &told) {
         faults.push(format!("does not tell the errno: {told:?}"));
     }
-    if *told == *words && !is_bare && OF_SANDBOXES.contains(&errno) && !is_meant(&call, errno) {
+    if *told == *words && !is_bare && OF_SANDBOXES.contains(&errno) && !is_meant(call, errno) {
         faults.push(BARE.into());
     }
     if let Some((phrase, _)) =
-        CAUSES.iter().find(|(phrase, is_meant)| told.contains(phrase) && !is_meant(&call, errno))
+        CAUSES.iter().find(|(phrase, is_meant)| told.contains(phrase) && !is_meant(call, errno))
     {
         faults.push(format!("blames {phrase:?}: {told:?}"));
     }
     let expected = io::Error::from(errno).kind();
-    let is_named = |kind: &ErrorKind| *kind == expected || has_kind(&call, errno, *kind);
+    let is_named = |kind: &ErrorKind| *kind == expected || has_kind(call, errno, *kind);
     if let Some(kind) = kind.filter(|kind| !is_named(kind)) {
         faults.push(format!("has the kind {kind:?}, not {expected:?}: {told:?}"));
     }
@@ -188,15 +191,18 @@ const CAUSES: &[(&str, IsMeant)] = &[
     ("did not add the seals", |_, _| false),
     ("does not enforce", |call, _| call == "memfd_create"),
     ("while somebody still writes", is_part_of_the_self_test),
+    ("could not be confirmed", |call, _| {
+        ["fcntl(F_GETFL)", "fcntl(F_GET_SEALS)", "fstat", "fstatfs"].contains(&call)
+    }),
     ("changed while it was copied", |_, _| false),
     ("descriptors were lost", |_, _| false),
-    ("a writable mapping of it exists", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
+    ("a writable mapping of it exists", |call, errno| call == "munmap" || call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
     ("are pinned for I/O", |call, errno| call == "fcntl(F_ADD_SEALS)" && errno == Errno::BUSY),
     ("vm.memfd_noexec", |call, errno| {
         let forbids = || !fs::read("/proc/sys/vm/memfd_noexec").is_ok_and(|set| set != b"2\n");
         call == "memfd_create" && errno == Errno::ACCESS && forbids()
     }),
-    ("/proc", |call, _| call.starts_with("openat") || ["newfstatat", "readlinkat"].contains(&call)),
+    ("/proc/thread-self", |call, _| call.starts_with("openat") || ["newfstatat", "readlinkat"].contains(&call)),
     ("free memory", |call, errno| {
         is_lack_of_memory(call, errno) || call == "fallocate" && errno == Errno::BADF
     }),
@@ -230,6 +236,8 @@ fn is_part_of_the_self_test(call: &str, _: Errno) -> bool {
 fn is_translated(call: &str, errno: Errno, told: &str) -> bool {
     let phrase = match (call, errno) {
         ("memfd_create", Errno::NODEV) => "huge pages of this size",
+        // The mapping that could not be taken away is still there.
+        ("munmap", _) => "a writable mapping of it exists",
         ("madvise(MADV_POPULATE_READ)", Errno::INVAL) => "requires Linux 5.14",
         ("fcntl(F_ADD_SEALS)", Errno::INVAL) if told.contains("F_SEAL_FUTURE_WRITE") => {
             return true;
@@ -251,6 +259,7 @@ fn has_kind(call: &str, errno: Errno, kind: ErrorKind) -> bool {
                 || call == "memfd_create" && errno == Errno::NODEV
         }
         ErrorKind::OutOfMemory => is_lack_of_memory(call, errno),
+        ErrorKind::ResourceBusy => call == "munmap",
         // A reason that was judged, not an errno that was passed on.
         ErrorKind::InvalidData => is_part_of_the_self_test(call, errno),
         _ => false,

@@ -1,7 +1,7 @@
 //! What the tests share: code in another process ([`process`]), files ([`files`]), mappings that the
-//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), denied system calls
-//! (`seccomp`), interruptions (`signals`), the two ends of a stream (`streams`), and how often a test
-//! repeats itself ([`runs`]).
+//! crate would not make ([`mapping`]), attempts to break a seal ([`kernel`]), what the machine has once
+//! ([`machine`]), denied system calls (`seccomp`), interruptions (`signals`), the two ends of a stream
+//! (`streams`), and how often a test repeats itself ([`runs`]).
 #![allow(dead_code, reason = "every test binary compiles all of this, and none uses all of it")]
 
 pub(crate) mod counting;
@@ -9,6 +9,7 @@ pub(crate) mod files;
 #[cfg(target_os = "linux")]
 pub(crate) mod fuse;
 pub(crate) mod kernel;
+pub(crate) mod machine;
 pub(crate) mod mapping;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]

@@ -19,7 +19,8 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use rustix::net::RecvFlags;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, set_parent_process_death_signal, waitpid,
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit,
+    set_parent_process_death_signal, setrlimit, waitpid,
 };
 
 /// The environment variable that gives a process its role.
@@ -246,6 +247,20 @@ pub(crate) fn turn() -> Turn {
     let file = File::open(env::current_exe().unwrap()).unwrap();
     rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
     Turn { _file: file, _in_this_process: here }
+}
+
+/// Whether this process, and those that it starts, may have all the descriptors that one message can
+/// carry, some times over. Raises the soft limit for that; where the hard one forbids it, that is said.
+pub(crate) fn may_open_many() -> bool {
+    const MANY: u64 = 1024;
+
+    let limit = getrlimit(Resource::Nofile);
+    let enough = limit.current.is_none_or(|limit| limit >= MANY)
+        || setrlimit(Resource::Nofile, Rlimit { current: Some(MANY), ..limit }).is_ok();
+    if !enough {
+        eprintln!("not run: {:?} open files are allowed, and {MANY} are needed", limit.maximum);
+    }
+    enough
 }
 
 pub(crate) fn open_descriptors() -> usize {

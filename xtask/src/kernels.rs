@@ -114,8 +114,15 @@ const CONFIGURATIONS: &[Configuration] = &[
 ];
 
 /// Test binaries for which the kernel makes no difference, or the machine is too slow.
-const LEFT_OUT: &[&str] =
-    &["copy_waiting", "examples", "*_model", "sandbox_denials", "socket_deadlines", "types_*"];
+const LEFT_OUT: &[&str] = &[
+    "copy_waiting",
+    "examples",
+    "*_model",
+    "sandbox_denials",
+    "sandbox_injection",
+    "socket_deadlines",
+    "types_*",
+];
 
 /// Examples that run where all tests run, with their arguments.
 const EXAMPLES: &[(&str, &str)] =

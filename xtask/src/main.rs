@@ -1,8 +1,10 @@
 //! Checks of this repository that are more than one command: `cargo xtask`.
 
 mod assure;
+mod inject;
 mod kernels;
 mod rings;
+mod side_by_side;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,9 @@ const USAGE: &str = "\
 usage: cargo xtask rings [SRC]          no two modules need each other
        cargo xtask targets [TARGET…]    other operating systems, C libraries, word sizes, the oldest compiler
        cargo xtask kernels [VERSION…]   the tests on other Linux kernels
+       cargo xtask inject [quick]       every system call of every operation made to fail
+       cargo xtask side-by-side [COPIES] [ROUNDS] [TEST…]
+                                        the tests in several working copies at once
        cargo xtask assure [CHECK…]      what cargo's tools find: licenses, public API, versions, mutants";
 
 fn main() -> Result<ExitCode> {
@@ -30,6 +35,8 @@ fn main() -> Result<ExitCode> {
         "rings" => rings::main(&arguments)?,
         "targets" => targets::main(&arguments)?,
         "kernels" => kernels::main(&arguments)?,
+        "inject" => inject::main(&arguments)?,
+        "side-by-side" => side_by_side::main(&arguments)?,
         "assure" => assure::main(&arguments)?,
         _ => wrong_usage(USAGE),
     };
