@@ -20,30 +20,47 @@
 //!
 //! # In an event loop
 //!
-//! A private bell is a descriptor that becomes readable: [`AsFd`] gives it to epoll, tokio's `AsyncFd`,
-//! async-io. Never read from it or write to it; the methods here do. A reader takes what is there. Only
-//! when nothing is left it calls `arm`, which says that this side sleeps, and looks once more. If `arm`
-//! returns `false`, the descriptor becomes readable as soon as there is news.
+//! A private bell is a descriptor that becomes readable: [`AsFd`] gives it to epoll, tokio, async-io. Never
+//! read from it or write to it; the methods here do. A reader takes what is there. Only when nothing is
+//! left it calls `arm`, which says that this side sleeps, and looks once more. If `arm` returns `false`,
+//! the descriptor becomes readable as soon as there is news. With tokio, for example:
 //!
 //! ```
 //! # if !sealed_mmap::Producer::is_supported() { return Ok(()); }
-//! # use std::os::unix::net::UnixStream;
+//! use std::io;
+//! use std::os::fd::AsFd;
+//! use std::os::unix::net::UnixStream;
 //! use std::time::Duration;
 //!
-//! use sealed_mmap::SealPolicy;
+//! # use sealed_mmap::SealPolicy;
 //! use sealed_mmap::ring::{Received, Receiver, Sender};
 //! use tokio::io::Interest;
-//! use tokio::io::unix::AsyncFd;
 //!
-//! async fn next(ring: &mut AsyncFd<Receiver>, record: &mut Vec<u8>) -> std::io::Result<bool> {
-//!     loop {
-//!         match ring.get_mut().recv(record, Duration::ZERO)? {
-//!             Received::Record(_) => return Ok(true),
-//!             Received::Ended => return Ok(false),
-//!             Received::TimedOut => {}
-//!         }
-//!         if !ring.get_mut().arm()? {
-//!             ring.readable().await?.clear_ready();
+//! struct Records {
+//!     ring: Receiver,
+//!     bell: tokio::net::UnixStream,
+//! }
+//!
+//! impl Records {
+//!     fn new(ring: Receiver) -> io::Result<Self> {
+//!         let bell = UnixStream::from(ring.as_fd().try_clone_to_owned()?);
+//!         bell.set_nonblocking(true)?;
+//!         Ok(Self { ring, bell: tokio::net::UnixStream::from_std(bell)? })
+//!     }
+//!
+//!     async fn next(&mut self, record: &mut Vec<u8>) -> io::Result<bool> {
+//!         loop {
+//!             match self.ring.recv(record, Duration::ZERO)? {
+//!                 Received::Record(_) => return Ok(true),
+//!                 Received::Ended => return Ok(false),
+//!                 Received::TimedOut => {}
+//!             }
+//!             if !self.ring.arm()? {
+//!                 self.bell.readable().await?;
+//!                 // Tokio is to wait for the next ring.
+//!                 let again = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+//!                 let _ = self.bell.try_io(Interest::READABLE, again);
+//!             }
 //!         }
 //!     }
 //! }
@@ -53,12 +70,11 @@
 //! # let (ours, theirs) = UnixStream::pair()?;
 //! # let (policy, second) = (SealPolicy::untrusted_live(1 << 20), Duration::from_secs(1));
 //! # let offer = Sender::offer(ours, "async", 4096)?;
-//! # let receiver = Receiver::accept(theirs, &policy, second)?;
+//! # let mut records = Records::new(Receiver::accept(theirs, &policy, second)?)?;
 //! # let mut sender = offer.accept(&policy, second)?;
-//! let mut ring = AsyncFd::with_interest(receiver, Interest::READABLE)?;
 //! # let mut record = Vec::new();
 //! # let sender = std::thread::spawn(move || sender.try_send(b"news"));
-//! # assert!(next(&mut ring, &mut record).await?);
+//! # assert!(records.next(&mut record).await?);
 //! # sender.join().unwrap()?;
 //! # assert_eq!(record, b"news");
 //! # Ok::<(), std::io::Error>(())

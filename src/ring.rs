@@ -43,8 +43,12 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! [`choosing`](crate::choosing) compares the ring with everything else here. Two rings, one
-//! in each direction, make a connection of records; each has a socket of its own.
+//! [`choosing`](crate::choosing) compares the ring with everything else here. Two rings, one in each
+//! direction, make a connection of records, each with a socket of its own: `examples/duplex.rs`.
+//!
+//! A sender that sleeps for room is woken when half of the capacity is free, or nothing is left to read. So
+//! a receiver should go on receiving, rather than wait for something else from a sender that may be
+//! asleep. Before a side sleeps, it looks again for some microseconds, as long as that helps.
 //!
 //! # Guarantees
 //!
@@ -75,7 +79,7 @@
 //! | | telling of room that it has not read | it loses records itself |
 //! | | new tickets all the time | a system call for each flush |
 //! | both | silence, or never ringing | the timeout |
-//! | | ringing all the time | a sleep wakes early, after a while every millisecond at most |
+//! | | ringing all the time | a sleep wakes early, after a while every millisecond at most; an event loop each time |
 //! | | closing the socket | the end |
 //! | | any other file, or none, when the connection is made | an error that says which, and the connection is closed |
 //!
@@ -212,7 +216,8 @@ impl Sender {
         self.send_with(record.len(), timeout, |slot| slot.fill(record))
     }
 
-    /// As [`send`](Self::send), without waiting: [`SendError::Full`] while the ring is too full.
+    /// As [`send`](Self::send), without waiting: [`SendError::Full`] while the ring is too full. Without a
+    /// system call, it does not notice that a receiver was killed; [`arm`](Self::arm) and every sleep do.
     ///
     /// # Errors
     ///

@@ -133,10 +133,11 @@
 //!   known of other makers of processors with AVX; on theirs it is an assumption. If it were wrong, a
 //!   word could be a mixture, as with a writer that uses other instructions.
 //!
-//! [`latest`](crate::latest) adds no unsafe code except the address of one word for `futex(2)`,
-//! which only the kernel reads. That a value is whole is a matter of fences: the argument stands at
-//! the top of `protocol.rs`, and a model checker checks it (`tests/latest_model.rs`). A hostile
-//! publisher can make `latest` return any bytes, which is what a `Vec<u8>` from a stranger is.
+//! [`latest`](crate::latest), [`ring`](crate::ring) and [`broadcast`](crate::broadcast) add no unsafe
+//! code except the address of one word for `futex(2)`, which only the kernel reads. That values and
+//! records are whole is a matter of fences: the argument stands at the top of each `protocol.rs`, and a
+//! model checker checks it (`tests/latest_model.rs`, `ring_model.rs`, `broadcast_model.rs`). A hostile
+//! peer can make them return any bytes, which is what a `Vec<u8>` from a stranger is.
 //!
 //! [`Producer::build`] fills the file through a `&mut [u8]` as a draft; that mapping is gone before
 //! the live one is made.

@@ -48,7 +48,7 @@
 //! # What is believed
 //!
 //! Nothing that would lead out of the area, into a loop, or back. A length ends at or before `TAIL`,
-//! numbers follow each other, `CLAIMED` is not before `TAIL`; whatever breaks this while no overtaking
+//! numbers follow each other, `CLAIMED` is not before the record that is read; whatever breaks this while no overtaking
 //! explains it is [`Broken`]. A hostile publisher can make a reader miss records, and lie about how many.
 
 use std::io;
@@ -227,7 +227,8 @@ pub enum StartAt {
     /// About half a capacity back.
     #[default]
     Middle,
-    /// With the record that is published next.
+    /// With the record that is published next. Where a publisher has stopped in the middle of a call,
+    /// perhaps for good, with one of the last.
     Now,
 }
 
