@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Draws docs/*.svg and fills in docs/benchmarks.md from the results of `cargo bench` under target/criterion."""
+"""Draws docs/*.svg and fills in docs/benchmarks.md from the results of `cargo bench` under target/criterion.
+
+With the argument `streams`, only what `cargo bench --bench streams` has measured."""
 
 import json
 import math
@@ -8,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -299,9 +302,8 @@ def main():
     streams = [r for r in results if r["question"] in STREAMS]
     if streams:
         draw_streams(streams)
-    results = [r for r in results if r["question"] not in STREAMS]
-    if results:
-        draw_files(results)
+    if "streams" not in sys.argv[1:]:
+        draw_files([r for r in results if r["question"] not in STREAMS])
 
 
 def draw_streams(results):

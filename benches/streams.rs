@@ -50,10 +50,10 @@ fn burst(size: u64) -> u64 {
     (128 * MIB / (size + 256)).clamp(4, 100_000)
 }
 
-/// What a ring buffer of this crate's or another's holds: many records where they fit into the caches,
-/// and a few where they do not.
+/// What a ring buffer of this crate's or another's holds: as much as the pipe, many records where they fit
+/// into the caches, and a few where they do not.
 fn capacity(size: u64) -> usize {
-    (size * 32).clamp(256 * KIB, 8 * MIB).max(size * 4) as usize
+    (size * 32).clamp(MIB, 8 * MIB).max(size * 4) as usize
 }
 
 type Send = Box<dyn FnMut(&[u8])>;
