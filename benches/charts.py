@@ -154,9 +154,11 @@ def lines(file, title, subtitle, series, colours, names_left=False, per="", name
                 f'<circle cx="{x(size):.1f}" cy="{y(value):.1f}" r="{4.5 if strong else 3}" fill="{colour}"/>'
             )
         if strong and not names_left:
-            for size, value in (points[0], points[-1]):
+            # Away from the other lines, which are above where less is better, and from the names.
+            below, anchors = (22, ("middle", "middle")) if name_of is time_name else (-14, ("start", "end"))
+            for (size, value), anchor in zip((points[0], points[-1]), anchors):
                 parts.append(
-                    text(x(size), y(value) + 22, name_of(value) + per, "middle", 12, colour, "bold")
+                    text(x(size), y(value) + below, name_of(value) + per, anchor, 12, colour, "bold")
                 )
         parts.append(
             f'<line x1="{name_at + 7 * away}" x2="{name_at + 22 * away}" y1="{end:.1f}"'
