@@ -352,12 +352,12 @@ fn answer(number: c_long, args: [u64; 6]) -> Option<c_long> {
 
 /// Makes the call, past the filter, and returns what the kernel did.
 fn pass(number: c_long, mut args: [u64; 6]) -> c_long {
-    if let Some(index) = count_argument(number)
-        && Call::of(number, &args).is_some_and(|call| call.0 == SHORTENED.load(Relaxed))
-        && ARMED.load(Relaxed)
-        && args[index] > u64::from(MOST.load(Relaxed))
+    let is_shortened = ARMED.load(Relaxed)
+        && Call::of(number, &args).is_some_and(|call| call.0 == SHORTENED.load(Relaxed));
+    let most = u64::from(MOST.load(Relaxed));
+    if let Some(index) = count_argument(number).filter(|index| is_shortened && args[*index] > most)
     {
-        args[index] = MOST.load(Relaxed).into();
+        args[index] = most;
         DENIALS.fetch_add(1, Relaxed);
     }
     let marked = CALLS.iter().find(|call| call.1 == number).map_or(5, |call| call.2);
