@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 use sealed_mmap::ring::{Received, Receiver, SendError, Sender};
 use support::process::{self, Peer, Role};
-use support::runs::{in_full, live};
+use support::runs::{in_full, is_emulated, live};
 use support::signals::timed;
 use support::streams::{LONG, NOW, Random, policy};
 
@@ -97,7 +97,8 @@ fn a_killed_sender_leaves_whole_records_and_the_receiver_is_told() {
         let Some(mut receiver) = live(Receiver::accept(ours, &policy(), LONG)) else { return };
         let pid = peer.pid();
         let killer = thread::spawn({
-            let after = Duration::from_micros(random.below(15_000));
+            let longest = if is_emulated() { 500_000 } else { 15_000 };
+            let after = Duration::from_micros(random.below(longest));
             move || {
                 thread::sleep(after);
                 kill_process(pid, Signal::KILL).unwrap();
@@ -131,7 +132,8 @@ fn a_killed_receiver_ends_whatever_the_sender_waits_for() {
         let mut sender = offer.accept(&policy(), LONG).unwrap();
         let pid = peer.pid();
         let killer = thread::spawn({
-            let after = Duration::from_micros(random.below(15_000));
+            let longest = if is_emulated() { 500_000 } else { 15_000 };
+            let after = Duration::from_micros(random.below(longest));
             move || {
                 thread::sleep(after);
                 kill_process(pid, Signal::KILL).unwrap();

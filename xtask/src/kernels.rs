@@ -121,6 +121,7 @@ const LEFT_OUT: &[&str] = &[
     "sandbox_denials",
     "sandbox_injection",
     "socket_deadlines",
+    "stream_stops",
     "types_*",
 ];
 
